@@ -1,0 +1,280 @@
+"""What the store promises (``architecture`` section 5, ``security`` section 3).
+
+``memory.py`` and ``redis.py`` keep these promises; one test suite runs against both. A store that cannot be reached raises
+:class:`zeta_guard.errors.ZetaError` with 503 ``temporarily_unavailable``: nobody wins (fail closed). All times are seconds
+of the wall clock of the caller's request (``now``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One life of the store's memory. What is dated at or before ``started_at`` cannot be judged and is refused."""
+
+    identity: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing that may happen once.
+
+    ``key``: SHA-256 over length-delimited parts (:func:`claim_key`). ``dated``: when the thing was made (``iat`` of a proof,
+    issue time of a nonce; for an assertion without ``iat`` its ``exp`` minus the longest allowed life); refused when at or
+    before the epoch's start. ``ttl``: whole seconds it must be remembered.
+    """
+
+    key: bytes
+    dated: float
+    ttl: int
+    what: str = "proof"
+
+
+class ClaimStatus(StrEnum):
+    """How a trip of claims ended."""
+
+    WON = "won"
+    LOST = "lost"
+    """Somebody claimed it before."""
+    BLOCKED = "blocked"
+    """A block stands against the session, client, institution or product."""
+    STALE = "stale"
+    """Dated at or before the start of the store's epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOutcome:
+    """``index`` points at the claim (LOST, STALE) or the subject (BLOCKED) that decided; ``reason`` is the block's reason."""
+
+    status: ClaimStatus
+    index: int = -1
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A refusal effective everywhere. ``subject`` is made by :func:`block_subject`.
+
+    ``reason``: ``reuse``, ``revoked``, ``terminated``, ``client_vanished``, ``emergency``. ``until`` is the end of the block.
+    """
+
+    subject: str
+    reason: str
+    until: float
+    created_at: float
+    note: str = ""
+
+
+SubjectKind = Literal["session", "client", "institution", "product"]
+
+
+def block_subject(kind: SubjectKind, identifier: str) -> str:
+    """Name under which something is blocked. ``institution`` takes the *pseudonym* of the Telematik-ID, never the id."""
+    return f"{kind}:{identifier}"
+
+
+class ClientState(StrEnum):
+    """Life of a registration."""
+
+    PENDING = "pending"
+    VALID = "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A registered client instance. ``institution`` is the pseudonym (keyed hash) of the Telematik-ID once bound."""
+
+    client_id: str
+    key_thumbprint: str
+    jwk: dict[str, str]
+    client_name: str
+    registered_at: int
+    state: ClientState = ClientState.PENDING
+    institution: str | None = None
+    platform: str | None = None
+    last_used_at: int = 0
+    metadata: dict[str, list[str]] = field(default_factory=dict)
+    """grant_types, response_types, redirect_uris as registered."""
+
+
+class BindStatus(StrEnum):
+    """How a binding ended."""
+
+    BOUND = "bound"
+    ALREADY = "already"
+    """Bound to the same institution before."""
+    FOREIGN = "foreign"
+    """Bound to another institution, or its platform differs."""
+    GONE = "gone"
+    TOO_MANY = "too_many"
+    """The institution made too many new bindings this hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindOutcome:
+    """``evicted`` are the least recently used clients that left because the institution had too many."""
+
+    status: BindStatus
+    evicted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session. ``sealed`` holds what a refresh needs again; the store cannot read it."""
+
+    session_id: str
+    client_id: str
+    institution: str
+    jkt: str
+    refresh_jti: str
+    started_at: int
+    expires_at: int
+    sealed: bytes
+    product_id: str = ""
+
+
+class RotateStatus(StrEnum):
+    """How a rotation ended."""
+
+    WON = "won"
+    SUCCESSOR = "successor"
+    """Within the grace window, same key, successor unused: ``sealed_answer`` is the answer given before."""
+    REUSED = "reused"
+    GONE = "gone"
+    ENDED = "ended"
+    """``reason`` says why the session was ended (block reason)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotateOutcome:
+    """Result of :meth:`Store.rotate_session`."""
+
+    status: RotateStatus
+    sealed_answer: bytes = b""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """State of a token bucket after one take."""
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset: int
+    """Whole seconds until the bucket is full again (0 when full)."""
+    retry_after: int
+    """Whole seconds until the next take can succeed (0 when allowed)."""
+
+
+class ReplayStore(Protocol):
+    """What the gateway needs; its Redis user may do no more."""
+
+    @property
+    def epoch(self) -> Epoch:
+        """The current epoch."""
+
+    async def claim(
+        self, claims: Sequence[Claim], subjects: Sequence[str], *, owner: str, fingerprint: bytes, now: float
+    ) -> ClaimOutcome:
+        """Claim all or nothing, after looking at the blocks of ``subjects``, in one trip.
+
+        ``owner`` is the id of this request: a claim repeated by its own owner after a lost answer counts as won.
+        ``fingerprint`` (32 bytes) identifies method, raw target, token and client address, for :meth:`mark_resendable`.
+        A claim marked as resendable is won again, twice at most, by the same fingerprint.
+        """
+
+    async def mark_resendable(self, key: bytes, *, owner: str, fingerprint: bytes) -> None:
+        """Let the same request come again with the same proof (429 and 502 with the backend never reached)."""
+
+    async def blocks(self, *, now: float) -> Sequence[Block]:
+        """All blocks in force; gateways read it once a second for their open sockets."""
+
+
+class Store(ReplayStore, Protocol):
+    """All promises; what the authorization server needs."""
+
+    async def start(self) -> None:
+        """Connect, check the server's settings and learn the epoch. Raises ConfigurationError or ZetaError."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+    async def ping(self) -> None:
+        """Raise ZetaError when the store does not answer (readiness line)."""
+
+    # registrations
+    async def register_client(self, client: Client, *, ttl: int, most_pending: int, now: float) -> Client:
+        """Store a pending client, or return the one that has this key already, unchanged. Too many pending: ZetaError 503."""
+
+    async def get_client(self, client_id: str, *, now: float) -> Client | None:
+        """The client, or None when unknown or vanished."""
+
+    async def touch_client(self, client_id: str, *, ttl: int, now: float) -> None:
+        """Note a use."""
+
+    async def bind_client(
+        self, client_id: str, *, institution: str, platform: str, ttl: int, most: int, new_per_hour: int, now: float
+    ) -> BindOutcome:
+        """Bind a pending client to an institution (compare-and-set), or confirm the binding; evict beyond ``most``."""
+
+    async def list_clients(self, institution: str, *, now: float) -> Sequence[Client]:
+        """Clients of an institution, least recently used first."""
+
+    async def delete_client(self, client_id: str, *, now: float) -> None:
+        """Delete a client and its key index."""
+
+    # sessions
+    async def start_session(self, session: Session, *, now: float) -> None:
+        """Write a new session."""
+
+    async def get_session(self, session_id: str, *, now: float) -> Session | None:
+        """The session, or None when unknown or over. An ended one is kept until its expiry as a block."""
+
+    async def rotate_session(
+        self,
+        session_id: str,
+        *,
+        presented_jti: str,
+        successor_jti: str,
+        jkt: str,
+        sealed_answer: bytes,
+        grace: int,
+        now: float,
+    ) -> RotateOutcome:
+        """Atomically replace the refresh token; of two callers one wins, the other gets its answer within ``grace``.
+
+        Called last. REUSED ends the session in the same step (block reason ``reuse``).
+        """
+
+    async def end_session(self, session_id: str, *, reason: str, ttl: int, now: float) -> bool:
+        """Block the session for ``ttl`` seconds and drop its record. False when it was unknown."""
+
+    async def list_sessions(self, *, institution: str | None = None, now: float) -> Sequence[Session]:
+        """Live sessions, newest first (administration)."""
+
+    # blocks
+    async def block(self, block: Block, *, now: float) -> None:
+        """Refuse a subject everywhere until ``block.until``."""
+
+    async def unblock(self, subject: str) -> bool:
+        """Lift a block. False when there was none."""
+
+    # shared small things
+    async def get_cached(self, key: str, *, now: float) -> bytes | None:
+        """A cached value (OCSP answers)."""
+
+    async def put_cached(self, key: str, value: bytes, *, ttl: int, now: float) -> None:
+        """Cache a value, at most 64 KiB."""
+
+    async def take(self, bucket: str, *, per_minute: int, burst: int, now: float) -> Bucket:
+        """Take one token from a shared bucket."""
+
+    async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:
+        """When a DPoP key was first seen; notes it when new."""

@@ -1,0 +1,70 @@
+"""What trust answers: who holds a certificate, and whether it still counts (``wire-contract`` section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+
+@dataclass(frozen=True, slots=True)
+class SmcbCertificate:
+    """A leaf whose *form* is right (EC key, one admission, key usage, policy); not yet chained, nobody is proven by it.
+
+    Made by :func:`zeta_guard.trust.certificate.parse_smcb_certificate` from DER, without I/O, so that the signature of the
+    subject token can be checked with ``public_key`` before anything dearer. ``telematik_id`` and ``profession_oids`` come
+    from the first profession info of the admission extension.
+    """
+
+    der: bytes
+    certificate: x509.Certificate
+    public_key: ec.EllipticCurvePublicKey
+    fingerprint: bytes
+    telematik_id: str
+    profession_oids: tuple[str, ...]
+    common_name: str
+    organization_name: str | None
+
+    @property
+    def profession_oid(self) -> str:
+        """The first profession OID: the one that stands in tokens."""
+        return self.profession_oids[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SmcbIdentity:
+    """An institution, proven: chained to a trust anchor and not revoked. Only :class:`Trust` makes one."""
+
+    certificate: SmcbCertificate
+    issuer: x509.Certificate
+    ocsp_checked_at: float
+    """When the OCSP answer that was used had been produced (0 in mode ``ignore``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainedCertificate:
+    """A leaf that chains to a trust anchor at ``now``; revocation not asked yet."""
+
+    certificate: SmcbCertificate
+    issuer: x509.Certificate
+
+
+class Trust(Protocol):
+    """Trust anchors and revocation."""
+
+    async def start(self) -> None:
+        """Load the anchors; ConfigurationError when nothing usable is there."""
+
+    def chain(self, certificate: SmcbCertificate, *, now: float) -> ChainedCertificate:
+        """Find and verify the issuer (pure). Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated."""
+
+    async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:
+        """Ask OCSP (cache first). Raises ZetaError ``invalid_grant`` for *revoked*/*unknown*, 503 for *unavailable*."""
+
+    async def readiness(self) -> str | None:
+        """None when logins can be checked, else one line."""
+
+    async def close(self) -> None:
+        """Cancel refreshes."""
