@@ -1,0 +1,138 @@
+"""From a parsed request to the room that answers it, and from any outcome to a logged and counted answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
+
+from aiohttp import web
+
+from zeta_guard.errors import ZetaError
+from zeta_guard.http.refusal import API_VERSION, error_response
+from zeta_guard.http.request_id import new_request_id
+from zeta_guard.runtime.generation import Generation
+from zeta_guard.runtime.metrics import RuntimeMetrics
+from zeta_guard.runtime.request_head import check_request_head
+from zeta_guard.telemetry.logging import log_event
+
+_logger = logging.getLogger("zeta_guard.runtime")
+
+
+class Dispatcher:
+    """Handles every request of the public port with the current generation."""
+
+    def __init__(self, generation: Generation, *, metrics: RuntimeMetrics, clock: Callable[[], float]) -> None:
+        self.generation = generation
+        self.in_flight = 0
+        self._running: Tally[int] = Tally()
+        self._metrics = metrics
+        self._clock = clock
+
+    def running(self, generation: Generation) -> int:
+        """How many requests still run with this generation."""
+        return self._running[id(generation)]
+
+    def count_refused_head(self, status: int) -> None:
+        """Count a refusal that the HTTP layer made before a request existed."""
+        self._metrics.requests.labels("http", str(status)).inc()
+        self._metrics.refusals.labels("http", "invalid_request").inc()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises but for cancellation."""
+        generation = self.generation
+        key = id(generation)
+        self.in_flight += 1
+        self._running[key] += 1
+        started = time.perf_counter()
+        request_id = new_request_id()
+        door = "http"
+        response: web.StreamResponse | None = None
+        refusal: ZetaError | None = None
+        try:
+            try:
+                message = request._message  # the head as it came; aiohttp's public view is already repaired
+                check_request_head(
+                    message.method, message.version, message.path, message.raw_headers, generation.config.limits
+                )
+                facts = generation.reader.read(request, now=self._clock(), request_id=request_id)
+                server = generation.authorization_server
+                if server is not None and server.owns(facts.path.raw):
+                    door = "authorization_server"
+                    response = await server.handle(request, facts)
+                elif generation.gateway is not None:
+                    door = "gateway"
+                    response = await generation.gateway.handle(request, facts)
+                else:
+                    raise ZetaError("resource_not_found", "no endpoint of this server has that path", stage="route")
+            except ZetaError as error:
+                refusal = error
+            except (ConnectionError, TimeoutError) as error:
+                log_event(_logger, logging.INFO, "client_gone", request_id=request_id, kind=type(error).__name__)
+                raise ConnectionResetError("the client is gone") from error
+            except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may become a traceback for a client
+                self._metrics.unexpected.inc()
+                log_event(
+                    _logger,
+                    logging.ERROR,
+                    "unexpected_error",
+                    request_id=request_id,
+                    kind=type(error).__name__,
+                    exc_info=error,
+                )
+                refusal = ZetaError("server_error", "the guard failed on this request", stage="unexpected")
+            if refusal is not None:
+                response = error_response(
+                    refusal,
+                    public_url=generation.config.public_url,
+                    request_id=request_id,
+                    head=request.method == "HEAD",
+                )
+                self._metrics.refusals.labels(refusal.stage or "unnamed", refusal.code).inc()
+                if door == "http":
+                    response.force_close()
+            assert response is not None
+            if not response.prepared:
+                response.headers["ZETA-API-Version"] = API_VERSION
+            return response
+        finally:
+            self.in_flight -= 1
+            self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]
+            self._note(generation, request, door, response, refusal, request_id, started)
+
+    def _note(
+        self,
+        generation: Generation,
+        request: web.BaseRequest,
+        door: str,
+        response: web.StreamResponse | None,
+        refusal: ZetaError | None,
+        request_id: str,
+        started: float,
+    ) -> None:
+        elapsed = time.perf_counter() - started
+        status = response.status if response is not None else 0
+        self._metrics.requests.labels(door, str(status)).inc()
+        self._metrics.seconds.labels(door).observe(elapsed)
+        if generation.config.telemetry.request_log:
+            fields: dict[str, object] = {
+                "request_id": request_id,
+                "door": door,
+                "method": request.method,
+                "status": status,
+                "ms": round(elapsed * 1000, 3),
+            }
+            route = request.get("route")
+            if route is not None:
+                fields["route"] = route
+            if refusal is not None:
+                fields["error"] = refusal.code
+                fields["stage"] = refusal.stage
+                fields["description"] = refusal.description
+                decision_id = refusal.members.get("decision_id")
+                if decision_id is not None:
+                    fields["decision_id"] = decision_id
+            log_event(_logger, logging.INFO, "request", **fields)

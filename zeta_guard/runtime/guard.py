@@ -1,0 +1,264 @@
+"""The guard as a whole: start, answer, reload, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from zeta_guard import __version__
+from zeta_guard.errors import ConfigurationError, GuardError
+from zeta_guard.jose.sealing import Secrets
+from zeta_guard.runtime.dispatch import Dispatcher
+from zeta_guard.runtime.generation import Generation, Role
+from zeta_guard.runtime.listener import GuardServer
+from zeta_guard.runtime.metrics import RuntimeMetrics
+from zeta_guard.runtime.ops import OpsServer, Readiness
+from zeta_guard.runtime.tls_context import server_context
+from zeta_guard.store import open_store
+from zeta_guard.telemetry.audit import Audit
+from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.metrics import Metrics, merge
+from zeta_guard.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from zeta_guard.config.guard import GuardConfig
+    from zeta_guard.store.contract import Store
+
+_logger = logging.getLogger("zeta_guard.runtime")
+
+# What only a restart can change (surface section 4).
+_RESTART_ONLY = ("public_url", "listen", "store", "ops")
+
+
+class Guard:
+    """One guard process. ``start`` returns when the first request can be answered."""
+
+    def __init__(self, config: GuardConfig, *, role: Role = "all", clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.role = role
+        self._clock = clock
+        self._metrics = Metrics()
+        self._runtime_metrics = RuntimeMetrics(self._metrics.registry)
+        self._store: Store | None = None
+        self._generation: Generation | None = None
+        self._retired: list[Generation] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._past_metrics: list[bytes] = []
+        self._dispatcher: Dispatcher | None = None
+        self._server: GuardServer | None = None
+        self._listener: asyncio.Server | None = None
+        self._ops: OpsServer | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._audit: Audit | None = None
+        self._draining = False
+
+    @property
+    def public_port(self) -> int:
+        """Port that the public listener is bound to."""
+        return _port_of(self._listener)
+
+    @property
+    def ops_port(self) -> int:
+        """Port that the ops listener is bound to."""
+        assert self._ops is not None
+        return self._ops.port
+
+    @property
+    def store(self) -> Store:
+        """The store (administration)."""
+        assert self._store is not None
+        return self._store
+
+    async def start(self) -> None:
+        """Open the store, load everything, then open the doors. Raises ConfigurationError or ZetaError."""
+        config = self.config
+        try:
+            secrets = Secrets.load(config.secret_files)
+            self._store = open_store(config.store, secrets=secrets, clock=self._clock, role=self.role)
+            self._tls = server_context(config.tls) if config.tls is not None else None
+            await self._store.start()
+            self._audit = Audit(config.audit, secrets)
+            self._tracing = Tracing(config.telemetry)
+            self._generation = await self._next_generation(config, secrets)
+            await self._open_doors()
+        except BaseException:
+            await self.stop(drain_seconds=0)
+            raise
+        self._note_unsafe(config)
+        self._runtime_metrics.info.labels(__version__, self.role).set(1)
+        # What lives from start to stop need not be looked at by every collection (p99 18 → 5 ms when measured).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+
+    async def _next_generation(self, config: GuardConfig, secrets: Secrets) -> Generation:
+        assert self._store is not None
+        assert self._audit is not None
+        generation = Generation(
+            config,
+            role=self.role,
+            store=self._store,
+            secrets=secrets,
+            audit=self._audit,
+            tracing=self._tracing,
+            clock=self._clock,
+        )
+        await generation.start()
+        return generation
+
+    async def _open_doors(self) -> None:
+        config = self.config
+        assert self._generation is not None
+        self._dispatcher = Dispatcher(self._generation, metrics=self._runtime_metrics, clock=self._clock)
+        self._server = GuardServer(
+            self._dispatcher.handle,
+            limits=config.limits,
+            public_url=config.public_url,
+            on_refused_head=self._dispatcher.count_refused_head,
+        )
+        self._ops = OpsServer(config.ops, metrics=self.render_metrics, readiness=self.readiness)
+        await self._ops.start()
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(
+                self._server,
+                config.listen.host,
+                config.listen.port,
+                ssl=self._tls,
+                backlog=config.listen.backlog,
+                ssl_handshake_timeout=config.limits.header_timeout_ms / 1000 if self._tls else None,
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                "listen.port",
+                f"{config.listen.host}:{config.listen.port} cannot be bound ({error.strerror or 'error'})",
+                "a free address and port",
+                "Stop what uses the port, or choose another one.",
+            ) from error
+
+    def _note_unsafe(self, config: GuardConfig) -> None:
+        from zeta_guard.config.unsafe import unsafe_settings
+
+        self._runtime_metrics.unsafe.clear()
+        for setting in unsafe_settings(config):
+            self._runtime_metrics.unsafe.labels(setting).set(1)
+            log_event(_logger, logging.WARNING, "unsafe_setting", setting=setting)
+
+    async def reload(self, config: GuardConfig) -> None:
+        """Take a new configuration without dropping a connection; on any error the old one stays and the error is raised."""
+        assert self._dispatcher is not None
+        try:
+            for key in _RESTART_ONLY:
+                if getattr(config, key) != getattr(self.config, key):
+                    raise ConfigurationError(
+                        key, "changed by a reload", "the value the guard was started with", "Restart to change it."
+                    )
+            secrets = Secrets.load(config.secret_files)
+            if (config.tls is None) != (self._tls is None):
+                raise ConfigurationError("tls", "switched by a reload", "as at start", "Restart to change it.")
+            if config.tls is not None and self._tls is not None:
+                server_context(config.tls)
+            generation = await self._next_generation(config, secrets)
+            if config.tls is not None and self._tls is not None:
+                self._tls.load_cert_chain(config.tls.certificate_file, config.tls.private_key_file)
+        except (GuardError, OSError):
+            self._runtime_metrics.reloads.labels("refused").inc()
+            raise
+        old, self._generation, self.config = self._generation, generation, config
+        self._dispatcher.generation = generation
+        self._note_unsafe(config)
+        self._runtime_metrics.reloads.labels("done").inc()
+        if old is not None:
+            self._retired.append(old)
+            task = asyncio.get_running_loop().create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, generation: Generation) -> None:
+        """Close an old generation when its last request and socket have ended."""
+        assert self._dispatcher is not None
+        while self._dispatcher.running(generation) or (
+            generation.gateway is not None and generation.gateway.open_sockets
+        ):
+            await asyncio.sleep(0.5)
+        self._past_metrics = [merge([*self._past_metrics, Metrics.render_registry(generation.registry)])]
+        self._retired.remove(generation)
+        await generation.close()
+
+    def render_metrics(self) -> bytes:
+        """The text exposition of all rooms and generations."""
+        registries: list[CollectorRegistry] = [generation.registry for generation in self._retired]
+        if self._generation is not None:
+            registries.append(self._generation.registry)
+        parts = [*self._past_metrics, *(Metrics.render_registry(registry) for registry in registries)]
+        return self._metrics.render() + (merge(parts) if len(parts) > 1 else b"".join(parts))
+
+    async def readiness(self) -> Readiness:
+        """200 once loaded until drain begins; an outage of a dependency is a line, not a 503 (surface section 4)."""
+        lines: dict[str, str | None] = {}
+        if self._store is not None:
+            try:
+                await self._store.ping()
+                lines["store"] = None
+            except GuardError as error:
+                lines["store"] = str(error)
+        if self._generation is not None:
+            lines.update(await self._generation.readiness())
+        ready = self._generation is not None and self._listener is not None and not self._draining
+        return Readiness(ready=ready, draining=self._draining, lines=lines)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, close sockets with 1001, let running requests end for at most ``seconds``."""
+        self._draining = True
+        if self._listener is not None:
+            self._listener.close()
+        generations = [*self._retired, *([self._generation] if self._generation else [])]
+        for generation in generations:
+            if generation.gateway is not None:
+                await generation.gateway.drain()
+        deadline = time.monotonic() + seconds
+        while self._dispatcher is not None and self._dispatcher.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def stop(self, *, drain_seconds: float | None = None) -> None:
+        """Drain, then close everything in the reverse order of start."""
+        seconds = float(self.config.ops.drain_seconds) if drain_seconds is None else drain_seconds
+        await self.drain(seconds)
+        if self._server is not None:
+            await self._server.shutdown(timeout=1.0)
+        for task in list(self._retiring):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        for generation in [*self._retired, *([self._generation] if self._generation else [])]:
+            await generation.close()
+        self._retired.clear()
+        self._generation = None
+        if self._ops is not None:
+            await self._ops.close()
+            self._ops = None
+        if self._audit is not None:
+            self._audit.close()
+            self._audit = None
+        if self._store is not None:
+            await self._store.close()
+            self._store = None
+
+
+def _port_of(server: asyncio.Server | None) -> int:
+    assert server is not None
+    sockets = server.sockets
+    assert sockets
+    for sock in sockets:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            return int(sock.getsockname()[1])
+    raise AssertionError("the listener has no TCP socket")

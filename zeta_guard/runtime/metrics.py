@@ -1,0 +1,45 @@
+"""What the listener measures about every request, whichever room answers it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class RuntimeMetrics:
+    """Requests by door and status, refusals by stage and code, connections, unsafe settings in force."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "zeta_guard_requests",
+            "Answered requests by door (authorization_server, gateway, http) and status.",
+            ("door", "status"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "zeta_guard_request_seconds",
+            "Time from a complete request header to the end of the answer.",
+            ("door",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "zeta_guard_refusals",
+            "Refused requests by the stage that refused and the error code.",
+            ("stage", "code"),
+            registry=registry,
+        )
+        self.unexpected = Counter(
+            "zeta_guard_unexpected_errors", "Errors nobody foresaw, answered with 500.", registry=registry
+        )
+        self.reloads = Counter("zeta_guard_reloads", "Configuration reloads by result.", ("result",), registry=registry)
+        self.unsafe = Gauge(
+            "zeta_guard_unsafe_setting",
+            "1 while a setting named unsafe_… is in force.",
+            ("setting",),
+            registry=registry,
+        )
+        self.info = Gauge(
+            "zeta_guard_info", "Version and role of this process.", ("version", "role"), registry=registry
+        )

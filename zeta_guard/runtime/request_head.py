@@ -1,0 +1,87 @@
+"""What the compiled HTTP parser lets through and this guard does not (RFC 9112, ``wire-contract`` 7.2).
+
+aiohttp's parser (llhttp) refuses most ambiguous heads; the rest is closed here, on the head as it came, before anything
+else looks at the request. One head, one meaning: what a second parser behind us could read differently is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from zeta_guard.config.limits import Limits
+from zeta_guard.errors import ZetaError
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+# Control characters except tab have no place in a field value (RFC 9110 §5.5); obs-text would be re-encoded on the way.
+_FORBIDDEN_IN_VALUE = re.compile(rb"[^\t\x20-\x7e]")
+_SINGLE = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"upgrade", b"authorization"}
+)
+
+
+def check_request_head(
+    method: str, version: tuple[int, int], target: str, raw_headers: RawHeaders, limits: Limits
+) -> None:
+    """Refuse an ambiguous or oversized head with 400, 417, 431 or 505-like 400 (ZetaError ``invalid_request``)."""
+    if version not in ((1, 1), (1, 0)):
+        raise _malformed("HTTP version is not supported; expected HTTP/1.1")
+    if len(target) > limits.request_line - 16:
+        raise ZetaError("invalid_request", "request target is too long", status=431, stage="http")
+    if len(raw_headers) > limits.header_count:
+        raise ZetaError(
+            "invalid_request",
+            f"too many header lines; expected at most {limits.header_count}",
+            status=431,
+            stage="http",
+        )
+    size = 0
+    seen: set[bytes] = set()
+    for name, value in raw_headers:
+        size += len(name) + len(value) + 4
+        if _FORBIDDEN_IN_VALUE.search(value) is not None:
+            raise _malformed(f"header {_printable(name)} holds bytes other than visible ASCII, blank and tab")
+        lower = name.lower()
+        if lower in _SINGLE:
+            if lower in seen:
+                raise _malformed(f"header {_printable(name)} came twice; expected once")
+            seen.add(lower)
+            _check_single(method, version, lower, value)
+    if size > limits.request_header:
+        raise ZetaError(
+            "invalid_request",
+            f"request header is too large; expected at most {limits.request_header} bytes",
+            status=431,
+            stage="http",
+        )
+    if b"host" not in seen:
+        raise _malformed("header Host is missing")
+    if b"transfer-encoding" in seen and b"content-length" in seen:
+        raise _malformed("Content-Length and Transfer-Encoding came together; expected one of them")
+
+
+def _check_single(method: str, version: tuple[int, int], lower: bytes, value: bytes) -> None:
+    if lower == b"transfer-encoding":
+        if version == (1, 0):
+            raise _malformed("Transfer-Encoding is not part of HTTP/1.0")
+        if value.strip(b" \t").lower() != b"chunked":
+            raise _malformed("Transfer-Encoding is not supported; expected exactly 'chunked'")
+    elif lower == b"content-length":
+        if not value.isdigit() or len(value) > 18:
+            raise _malformed("Content-Length is not a number of digits only")
+    elif lower == b"upgrade":
+        if method != "GET" or version == (1, 0):
+            raise _malformed("an upgrade is accepted with GET over HTTP/1.1 only")
+        if value.strip(b" \t").lower() != b"websocket":
+            raise _malformed("the only protocol offered for an upgrade is 'websocket'")
+    elif lower == b"expect" and value.strip(b" \t").lower() != b"100-continue":
+        raise ZetaError("invalid_request", "the only expectation met is '100-continue'", status=417, stage="http")
+
+
+def _malformed(description: str) -> ZetaError:
+    return ZetaError("invalid_request", description, stage="http")
+
+
+def _printable(name: bytes) -> str:
+    return repr(name[:40].decode("ascii", "replace"))
