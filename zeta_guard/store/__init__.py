@@ -1,0 +1,40 @@
+"""State with promises: claims, blocks, registrations, sessions (``contract.py``), in memory or in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from zeta_guard.config.store import MemoryStore as MemoryStoreConfig
+from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.store.contract import Store
+
+Role = Literal["all", "authorization-server", "gateway"]
+
+
+class KeyDerivation(Protocol):
+    """Derives keys from the secret files (``zeta_guard.jose.sealing.Secrets``)."""
+
+    def derive(self, label: str, context: bytes = b"") -> tuple[bytes, ...]:
+        """Keys of 32 bytes, the current one first."""
+
+
+def open_store(
+    config: MemoryStoreConfig | RedisStoreConfig,
+    *,
+    secrets: KeyDerivation,
+    clock: Callable[[], float],
+    role: Role = "all",
+) -> Store:
+    """The configured store, not yet started. ``clock`` is read for the start of an epoch.
+
+    The memory store's epoch begins with this call: make it the first thing a process does, so that little of what clients
+    prepared has to be refused. With Redis, role ``gateway`` uses only what a :class:`ReplayStore` may.
+    """
+    if isinstance(config, MemoryStoreConfig):
+        from zeta_guard.store.memory import MemoryStore
+
+        return MemoryStore(config, clock=clock)
+    from zeta_guard.store.redis import RedisStore
+
+    return RedisStore(config, secrets=secrets, clock=clock, role=role)
