@@ -1,0 +1,1 @@
+"""Tokens of the guard: what a verified access token is, who may have signed it, and the verification itself."""
