@@ -1,0 +1,113 @@
+"""Request bodies of the guard's own endpoints: read within limits, parsed strictly."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from email.message import Message
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import ClientPayloadError, web
+
+from zeta_guard.errors import JsonValue, ZetaError
+from zeta_guard.jose.slot import Slot
+from zeta_guard.jose.strict_json import loads_object
+
+MOST_FIELDS = 64
+
+_CLOSE = {"Connection": "close"}
+_FORM = "application/x-www-form-urlencoded"
+_JSON = "application/json"
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _refuse(description: str, status: int = 400, *, close: bool = False) -> ZetaError:
+    return ZetaError("invalid_request", description, status=status, headers=_CLOSE if close else None, stage="body")
+
+
+async def read_body(request: web.BaseRequest, *, limit: int, idle_seconds: float) -> bytes:
+    """The whole body, at most ``limit`` bytes, with at most ``idle_seconds`` of silence between two pieces.
+
+    Raises :class:`ZetaError` ``invalid_request``: 413 (too large, found before reading where the length is announced), 408
+    (silence), 415 (a content coding), 400 (cut off). After these the connection is closed.
+    """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise _refuse("The body has a content coding; send it as it is.", 415, close=True)
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise _refuse(f"The body is larger than {limit} bytes.", 413, close=True)
+    pieces: list[bytes] = []
+    size = 0
+    content = request.content
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                piece = await content.readany()
+        except TimeoutError:
+            raise _refuse("The body did not arrive in time.", 408, close=True) from None
+        except (ClientPayloadError, web.RequestPayloadError, ConnectionError, ValueError):
+            raise _refuse("The body is cut off or badly framed.", close=True) from None
+        if not piece:
+            return b"".join(pieces)
+        size += len(piece)
+        if size > limit:
+            raise _refuse(f"The body is larger than {limit} bytes.", 413, close=True)
+        pieces.append(piece)
+
+
+def _expect_media_type(content_type: str | None, expected: str) -> None:
+    message = Message()
+    message["Content-Type"] = content_type or "application/octet-stream"
+    charset = message.get_param("charset", "utf-8")
+    if message.get_content_type() != expected or not isinstance(charset, str) or charset.lower() != "utf-8":
+        raise _refuse(f"The media type of the body must be {expected} in UTF-8.", 415)
+
+
+def parse_form(raw: bytes, content_type: str | None) -> dict[str, str]:
+    """Fields of a form (``application/x-www-form-urlencoded``), strictly.
+
+    A repeated name is refused (RFC 6749 §3.2), so are broken escapes, anything that is not UTF-8, control characters and more
+    than 64 fields. A field without value counts as absent (RFC 6749 §3.2). Raises :class:`ZetaError` 400, for another media
+    type 415.
+    """
+    _expect_media_type(content_type, _FORM)
+    fields: dict[str, str] = {}
+    pieces = raw.split(b"&", MOST_FIELDS)
+    if len(pieces) > MOST_FIELDS:
+        raise _refuse(f"The form has more than {MOST_FIELDS} fields.")
+    for piece in pieces:
+        if not piece:
+            continue
+        raw_name, _, raw_value = piece.partition(b"=")
+        name = _decode(raw_name, "a field name")
+        if not name:
+            raise _refuse("The form has a field without name.")
+        if name in fields:
+            raise _refuse("The form has the same field twice; each may occur once.")
+        fields[name] = _decode(raw_value, "a field value")
+    return {name: value for name, value in fields.items() if value}
+
+
+def _decode(raw: bytes, what: str) -> str:
+    if _BROKEN_ESCAPE.search(raw):
+        raise _refuse(f"The form has an invalid percent escape in {what}.")
+    try:
+        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise _refuse(f"The form has bytes that are not UTF-8 in {what}.") from None
+    if _CONTROL.search(text):
+        raise _refuse(f"The form has a control character in {what}.")
+    return text
+
+
+def parse_json_body(
+    raw: bytes, content_type: str | None, *, code: str = "invalid_request", name: str = "request body"
+) -> dict[str, JsonValue]:
+    """The JSON object of a body, strictly (:func:`zeta_guard.jose.strict_json.loads_object`).
+
+    Raises :class:`ZetaError` ``code`` when it is no such object, and 415 ``invalid_request`` for another media type than
+    ``application/json``.
+    """
+    _expect_media_type(content_type, _JSON)
+    return loads_object(raw, Slot(name, code))

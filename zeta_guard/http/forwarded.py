@@ -1,0 +1,106 @@
+"""``Forwarded`` (RFC 7239) and ``X-Forwarded-For`` as lists of hops."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR = re.compile(rf'[ \t]*({_NAME})=(?:({_NAME})|"((?:[^"\\]|\\.)*)")[ \t]*')
+_NODE = re.compile(r"(?:([0-9.]+)|\[([^\]]*)\])(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?")
+_UNESCAPE = re.compile(r"\\(.)")
+
+MOST_HOPS = 64
+"""More elements than any real chain has; a longer list is treated as unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One element: who connected to the proxy that wrote it (None: no address), and by which scheme (None: not said)."""
+
+    address: IPv4Address | IPv6Address | None
+    scheme: str | None = None
+
+
+def canonical_address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address without port and brackets in its canonical form, or None.
+
+    IPv4-mapped IPv6 becomes IPv4, a zone is cut off.
+    """
+    try:
+        if ":" not in text:
+            return IPv4Address(text)
+        address = IPv6Address(text.partition("%")[0])
+    except AddressValueError:
+        return None
+    return address.ipv4_mapped or address
+
+
+def node_address(node: str) -> IPv4Address | IPv6Address | None:
+    """Address of a node (RFC 7239 §6): ``192.0.2.1``, ``192.0.2.1:80``, ``[2001:db8::1]:80``; anything else is None."""
+    match = _NODE.fullmatch(node)
+    if match is None:
+        return None
+    if match[1] is not None:
+        return canonical_address(match[1])
+    return canonical_address(match[2]) if ":" in match[2] else None
+
+
+def parse_forwarded(line: str) -> tuple[Hop, ...] | None:
+    """Elements of one ``Forwarded`` line, leftmost first; None when the line is not RFC 7239.
+
+    ``unknown``, obfuscated (``_hidden``) and missing ``for`` make a hop without address. A parameter that occurs twice in one
+    element makes the line unreadable (§4).
+    """
+    hops: list[Hop] = []
+    position = 0
+    parameters: dict[str, str] = {}
+    while True:
+        match = _PAIR.match(line, position)
+        if match is None:
+            return None
+        name = match[1].lower()
+        if name in parameters:
+            return None
+        parameters[name] = match[2] if match[3] is None else _UNESCAPE.sub(r"\1", match[3])
+        position = match.end()
+        separator = line[position : position + 1]
+        if separator == ";":
+            position += 1
+            continue
+        if separator not in ("", ","):
+            return None
+        hops.append(Hop(node_address(parameters.get("for", "")), _scheme(parameters.get("proto"))))
+        if separator == "":
+            return tuple(hops)
+        if len(hops) >= MOST_HOPS:
+            return None
+        parameters = {}
+        position += 1
+
+
+def parse_forwarded_for(lines: list[str], schemes: list[str]) -> tuple[Hop, ...] | None:
+    """Elements of all ``X-Forwarded-For`` lines, leftmost first, with the scheme of the same position.
+
+    ``schemes`` are the lines of ``X-Forwarded-Proto``. A single value there speaks for all hops (most proxies overwrite it);
+    a list of another length than the addresses says nothing.
+    """
+    nodes = [node.strip() for line in lines for node in line.split(",")]
+    if len(nodes) > MOST_HOPS:
+        return None
+    protos = [proto.strip() for line in schemes for proto in line.split(",")]
+    if len(protos) == 1:
+        protos *= len(nodes)
+    if len(protos) != len(nodes):
+        return tuple(Hop(_listed_address(node)) for node in nodes)
+    return tuple(Hop(_listed_address(node), _scheme(proto)) for node, proto in zip(nodes, protos, strict=True))
+
+
+def _listed_address(node: str) -> IPv4Address | IPv6Address | None:
+    return node_address(node) or canonical_address(node)
+
+
+def _scheme(text: str | None) -> str | None:
+    lowered = (text or "").lower()
+    return lowered if lowered in ("http", "https") else None

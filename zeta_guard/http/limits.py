@@ -1,0 +1,122 @@
+"""Rate limits per client address, in process memory (``wire-contract`` section 9), and the readers of limited bodies."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from math import ceil
+from typing import Literal
+
+from zeta_guard.config.limits import Rate, RateLimits
+from zeta_guard.errors import ZetaError
+from zeta_guard.http.address import IPAddress, parse_network
+from zeta_guard.http.body import parse_form as parse_form
+from zeta_guard.http.body import parse_json_body as parse_json_body
+from zeta_guard.http.body import read_body as read_body
+from zeta_guard.store.contract import Bucket
+
+BucketKind = Literal["metadata", "nonce", "register", "token", "routes"]
+
+_SMALLEST_BURST = 10
+"""Dividing by workers never takes more than this away: a cold client with its retries may meet a single worker."""
+
+_UNKNOWN = -1
+
+
+class _Pace:
+    """A rate as seconds: one token comes every ``interval``; ``window`` is what a full bucket is worth."""
+
+    __slots__ = ("burst", "interval", "window")
+
+    def __init__(self, rate: Rate, workers: int) -> None:
+        self.interval = 60.0 * workers / rate.per_minute
+        self.burst = max(ceil(rate.burst / workers), min(rate.burst, _SMALLEST_BURST))
+        self.window = self.interval * self.burst
+
+
+class AddressBuckets:
+    """Token buckets, one per kind and address (IPv4 /32, IPv6 /64); a named network is one bucket as a whole.
+
+    The table is bounded: the least recently seen address goes and starts afresh when it comes again. Every worker has its
+    share of the rate.
+    """
+
+    def __init__(self, rate_limits: RateLimits, workers: int = 1) -> None:
+        self._enabled = rate_limits.enabled
+        self._most = rate_limits.table
+        self._paces: dict[str, _Pace] = {
+            "metadata": _Pace(rate_limits.metadata, workers),
+            "nonce": _Pace(rate_limits.nonce, workers),
+            "register": _Pace(rate_limits.register_, workers),
+            "token": _Pace(rate_limits.token, workers),
+            "routes": _Pace(rate_limits.routes, workers),
+        }
+        # A bucket is the moment at which it will be full again: one float, no refill task.
+        self._full_at: dict[str, OrderedDict[int | str, float]] = {kind: OrderedDict() for kind in self._paces}
+        self._networks = tuple(
+            (parse_network(text, f"rate_limits.networks[{text!r}]"), _Pace(rate, workers), text)
+            for text, rate in rate_limits.networks.items()
+        )
+        self._named = lru_cache(maxsize=4096)(self._find_network)
+
+    def take(self, kind: BucketKind, address: IPAddress | None, now: float) -> Bucket:
+        """Take one token. All unknown addresses share a bucket."""
+        pace = self._paces[kind]
+        if not self._enabled:
+            return Bucket(True, pace.burst, pace.burst, 0, 0)
+        key: int | str
+        if address is None:
+            key = _UNKNOWN
+        else:
+            value = int(address)
+            key = value if address.version == 4 else value >> 64 | 1 << 64
+            if self._networks:
+                named = self._named(address)
+                if named is not None:
+                    pace, key = named
+        table = self._full_at[kind]
+        waiting = table.get(key, 0.0) - now
+        if waiting < 0.0:
+            waiting = 0.0
+        after = waiting + pace.interval
+        excess = after - pace.window
+        # Float sums of intervals must not lose the last token of a bucket.
+        if excess > 1e-6:
+            table.move_to_end(key)
+            return Bucket(False, pace.burst, 0, ceil(waiting), max(1, ceil(excess)))
+        table[key] = now + after
+        table.move_to_end(key)
+        if len(table) > self._most:
+            table.popitem(last=False)
+        return Bucket(True, pace.burst, max(0, int(-excess / pace.interval + 1e-6)), ceil(after), 0)
+
+    def _find_network(self, address: IPAddress) -> tuple[_Pace, str] | None:
+        found = None
+        longest = -1
+        for network, pace, text in self._networks:
+            if network.version == address.version and address in network and network.prefixlen > longest:
+                found, longest = (pace, text), network.prefixlen
+        return found
+
+    def __len__(self) -> int:
+        """Addresses remembered, over all kinds."""
+        return sum(map(len, self._full_at.values()))
+
+
+def rate_headers(bucket: Bucket) -> dict[str, str]:
+    """``X-Rate-Limit-Limit``, ``-Remaining`` and ``-Reset`` (seconds until the bucket is full again)."""
+    return {
+        "X-Rate-Limit-Limit": str(bucket.limit),
+        "X-Rate-Limit-Remaining": str(bucket.remaining),
+        "X-Rate-Limit-Reset": str(bucket.reset),
+    }
+
+
+def rate_limited(bucket: Bucket) -> ZetaError:
+    """The refusal of a request that found its bucket empty: 429 with ``Retry-After``."""
+    return ZetaError(
+        "rate_limit_exceeded",
+        f"Too many requests; try again in {bucket.retry_after} s.",
+        headers=rate_headers(bucket) | {"Retry-After": str(bucket.retry_after)},
+        stage="rate_limit",
+    )
