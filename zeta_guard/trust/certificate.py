@@ -45,7 +45,14 @@ KNOWN_EXTENSIONS: Final = frozenset(
 )
 """Extensions that are understood here and may therefore be critical (RFC 5280 §4.2)."""
 
-PARSER_ERRORS: Final = (ValueError, TypeError, KeyError, IndexError, OverflowError, UnsupportedAlgorithm, Warning) + (
+PARSER_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    Warning,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
     x509.InvalidVersion,
@@ -71,7 +78,7 @@ def parse_smcb_certificate(der: bytes, slot: Slot) -> SmcbCertificate:
     try:
         return _parse(der)
     except CertificateFormError as error:
-        raise slot.refuse(f"certificate of the {slot.name}: {error}") from error
+        raise slot.refuse(f"certificate: {error}") from error
 
 
 @lru_cache(maxsize=_CACHED_LEAVES)
