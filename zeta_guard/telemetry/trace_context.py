@@ -1,0 +1,57 @@
+"""W3C Trace Context: reading and writing ``traceparent``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+_SAMPLED: Final = 0x01
+_LONGEST_STATE: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """Where in a trace a request stands. Ids are lower-case hexadecimal; ``state`` is passed on unread."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+    state: str = ""
+
+    def traceparent(self) -> str:
+        """Value of the header, version 00."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+
+def parse_traceparent(values: list[str], states: list[str]) -> TraceContext | None:
+    """The caller's context; None when there is none, more than one or an invalid one (then a new trace begins, §4.3).
+
+    ``values`` and ``states`` are the lines of ``traceparent`` and ``tracestate``.
+    """
+    if len(values) != 1:
+        return None
+    match = _TRACEPARENT.fullmatch(values[0].strip())
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, rest = match.groups()
+    if version == "ff" or (version == "00" and rest) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    state = ",".join(states)
+    return TraceContext(
+        trace_id, span_id, bool(int(flags, 16) & _SAMPLED), state if len(state) <= _LONGEST_STATE else ""
+    )
+
+
+def new_trace_id() -> str:
+    """32 hexadecimal digits, never all zero."""
+    return os.urandom(16).hex().replace(_NO_TRACE, "1" * 32)
+
+
+def new_span_id() -> str:
+    """16 hexadecimal digits, never all zero."""
+    return os.urandom(8).hex().replace(_NO_SPAN, "1" * 16)
