@@ -83,9 +83,7 @@ def write_guard(
     stamp = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(time.time() - 3600))
     key_file = keys / f"{stamp}.pem"
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     key_file.chmod(0o600)
     trust = directory / "trust"
@@ -116,7 +114,9 @@ def write_guard(
 class Child:
     """A server process that this measurement started and that it alone stops."""
 
-    def __init__(self, command: list[str], *, core: int | None, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], *, core: int | None, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._log = log
         with log.open("ab") as sink:
             self._process = subprocess.Popen(

@@ -51,7 +51,9 @@ class Report:
         print(f"{self.name}: {machine()}")
         for name, measure in self.measures.items():
             targets = ", ".join(
-                f"{word} {target:g}" for word, target in (("goal", measure.goal), ("floor", measure.floor)) if target is not None
+                f"{word} {target:g}"
+                for word, target in (("goal", measure.goal), ("floor", measure.floor))
+                if target is not None
             )
             print(
                 f"  {name:<{width}}  {measure.value:>12.4g} {measure.unit:<12} {measure.verdict():<7}"

@@ -26,7 +26,12 @@ def run(quick: bool) -> Report:
                 child.stop()
     report = Report("start")
     report.measures["ready_seconds"] = Measure(
-        median_of_rounds(ready), "s", "process start to first 200 of /readyz", goal=1.0, floor=1.5, higher_is_better=False
+        median_of_rounds(ready),
+        "s",
+        "process start to first 200 of /readyz",
+        goal=1.0,
+        floor=1.5,
+        higher_is_better=False,
     )
     report.measures["resident_mebibytes"] = Measure(
         median_of_rounds(memory), "MiB", "after 200 nonces", goal=100, floor=120, higher_is_better=False
