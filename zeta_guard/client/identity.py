@@ -21,7 +21,7 @@ class SmcbSigner(Protocol):
     """What signs for the institution: a file, a simulated card, a connector."""
 
     @property
-    def certificate_der(self) -> bytes:
+    def der(self) -> bytes:
         """C.HCI.AUT, DER."""
 
     def sign(self, signing_input: bytes) -> bytes:
@@ -32,7 +32,7 @@ class SmcbSigner(Protocol):
 class SmcbFile:
     """An SM(C)-B whose key lies in a file (test identities, SM-B in software)."""
 
-    certificate_der: bytes
+    der: bytes
     private_key: ec.EllipticCurvePrivateKey
 
     def sign(self, signing_input: bytes) -> bytes:

@@ -177,8 +177,8 @@ class ZetaClient:
         proof = self.proof("POST", endpoint, nonce=nonce)
         subject = assertions.subject_token(
             client_id=client_id,
-            telematik_id=admission(self.identity.certificate_der)[0],
-            certificate_der=self.identity.certificate_der,
+            telematik_id=admission(self.identity.der)[0],
+            certificate_der=self.identity.der,
             audience=endpoint,
             nonce=nonce,
             client_jkt=self.state.instance_key.thumbprint,
@@ -205,7 +205,7 @@ class ZetaClient:
         assertion = assertions.institution_assertion(
             product_id=product_id,
             audience=endpoint,
-            certificate_der=self.identity.certificate_der,
+            certificate_der=self.identity.der,
             nonce=nonce,
             dpop_jkt=key.thumbprint,
             statement=statement,
