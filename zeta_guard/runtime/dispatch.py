@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter as Tally
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -13,6 +14,7 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.http.refusal import API_VERSION, error_response
 from zeta_guard.http.request_id import new_request_id
 from zeta_guard.runtime.generation import Generation
+from zeta_guard.runtime.listener import SERVER_NAME
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.request_head import check_request_head
 from zeta_guard.telemetry.logging import log_event
@@ -95,6 +97,7 @@ class Dispatcher:
             assert response is not None
             if not response.prepared:
                 response.headers["ZETA-API-Version"] = API_VERSION
+                response.headers["Server"] = SERVER_NAME
             return response
         finally:
             self.in_flight -= 1
@@ -118,7 +121,7 @@ class Dispatcher:
         self._metrics.requests.labels(door, str(status)).inc()
         self._metrics.seconds.labels(door).observe(elapsed)
         if generation.config.telemetry.request_log:
-            fields: dict[str, object] = {
+            fields: dict[str, Any] = {
                 "request_id": request_id,
                 "door": door,
                 "method": request.method,

@@ -93,7 +93,7 @@ class Generation:
         key_sets: dict[str, KeySet] = {}
         for issuer in config.gateway.issuers:
             key_sets[issuer.issuer] = RemoteKeySet(
-                issuer.issuer, issuer.jwks_uri, outbound=self._outbound, ca_file=issuer.ca_file
+                issuer.issuer, issuer.jwks_uri, self._outbound, ca_file=issuer.ca_file
             )
         if self.signing_keys is not None and config.issuer not in key_sets:
             keys = self.signing_keys

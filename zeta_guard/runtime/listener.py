@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from zeta_guard.config.limits import Limits
 
 _logger = logging.getLogger("zeta_guard.runtime")
+
+SERVER_NAME = "zeta-guard"
+"""``Server`` of the guard's own answers: no versions of anything."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -105,7 +108,10 @@ class GuardProtocol(RequestHandler):
             log_event(_logger, logging.ERROR, "unexpected_error", kind=type(exc).__name__, exc_info=exc)
             error = ZetaError("server_error", "the guard failed on this request", stage="http")
         self._guard.on_refused_head(error.status)
+        # aiohttp stands in an HTTP/1.0 request for one that could not be parsed; the answer is HTTP/1.1 all the same.
+        request._version = HttpVersion11
         response = error_response(error, public_url=self._guard.public_url, request_id=new_request_id())
+        response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
 
