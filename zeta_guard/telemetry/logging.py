@@ -37,7 +37,11 @@ def log_event(
     Of ``exc_info`` the type and the places are written, never the message: it may quote what could not be parsed.
     """
     if logger.isEnabledFor(level):
-        logger.log(level, event, extra={"event_fields": fields}, exc_info=exc_info)
+        # Not logger.log(): it walks the stack for file and line, which no event shows.
+        info = (type(exc_info), exc_info, exc_info.__traceback__) if exc_info is not None else None
+        record = logger.makeRecord(logger.name, level, "", 0, event, (), info)
+        record.event_fields = fields
+        logger.handle(record)
 
 
 def time_text(moment: float) -> str:
