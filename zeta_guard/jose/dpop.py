@@ -6,23 +6,23 @@ around the signature is therefore written out; what repeats per client (header a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zeta_guard.errors import JsonValue
-from zeta_guard.jose.encoding import b64url_decode, b64url_encode
-from zeta_guard.jose.es256 import MalformedSignature, verify_raw
+from zeta_guard.jose.encoding import b64url_decode
+from zeta_guard.jose.es256 import ES256, MalformedSignature, der_signature
 from zeta_guard.jose.htu import same_url, shown
 from zeta_guard.jose.jwk import PublicJwk, parse_public_jwk
 from zeta_guard.jose.jws import check_header, split_jws
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import parse_object
+from zeta_guard.jose.token_hash import token_hash
 
 MAX_PROOF_BYTES: Final = 8192
 """Longest proof."""
@@ -47,8 +47,7 @@ class ProofClaim(NamedTuple):
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
-class DpopProof:
+class DpopProof(NamedTuple):
     """A proof that holds for one request. Whether it came before is for the replay store to say.
 
     ``jkt``: thumbprint of the key. ``issued_at``: claim ``iat`` (Unix seconds). ``nonce``: the claim, not judged here.
@@ -90,9 +89,10 @@ def verify_dpop_proof(
     slot = _slots.get(status) or _slots.setdefault(status, Slot("DPoP proof", "invalid_dpop_proof", status))
     if len(values) != 1:
         raise slot.refuse("the header DPoP is missing" if not values else f"exactly one expected, {len(values)} came")
-    header, payload, signature = split_jws(values[0], slot, MAX_PROOF_BYTES)
+    header, payload, signature, signed = _take_apart(values[0], slot)
 
-    jwk = _headers.get(header)
+    known = _headers.get(header)
+    jwk = known
     if jwk is None:
         jwk = parse_public_jwk(check_header(header, slot, ("dpop+jwt",)).get("jwk"), slot)
     try:
@@ -121,23 +121,36 @@ def verify_dpop_proof(
             raise slot.refuse("'nonce' is missing; expected the value of a fresh nonce")
     elif type(proof_nonce) is not str or not 0 < len(proof_nonce) <= MAX_JTI:
         raise slot.refuse(f"'nonce' must be text of 1 to {MAX_JTI} characters")
-    if access_token is not None:
-        expected = b64url_encode(hashlib.sha256(access_token.encode(errors="surrogatepass")).digest())
-        if claims.get("ath") != expected:
-            raise slot.refuse("'ath' does not match; expected the SHA-256 hash of the access token in base64url")
+    if access_token is not None and claims.get("ath") != token_hash(access_token).ath:
+        raise slot.refuse("'ath' does not match; expected the SHA-256 hash of the access token in base64url")
     if "exp" in claims or "nbf" in claims:
         _check_own_times(claims, now, ahead, slot)
 
+    key = jwk.key
     try:
-        valid = verify_raw(jwk.key, signature, header + b"." + payload)
+        key.verify(der_signature(signature), signed, ES256)
     except MalformedSignature as error:
         raise slot.refuse(str(error)) from None
-    if not valid:
-        raise slot.refuse("signature is not valid for the key in 'jwk'")
+    except InvalidSignature:
+        raise slot.refuse("signature is not valid for the key in 'jwk'") from None
     # Remembered only now: garbage cannot push out the headers of real clients.
-    if len(header) <= _LARGEST_KNOWN_HEADER:
+    if known is None and len(header) <= _LARGEST_KNOWN_HEADER:
         _headers.put(header, jwk)
-    return DpopProof(jwk.thumbprint, jti, issued_at, proof_nonce, jwk.key)
+    return DpopProof(jwk.thumbprint, jti, issued_at, proof_nonce, key)
+
+
+def _take_apart(token: str, slot: Slot) -> tuple[bytes, bytes, bytes, bytes]:
+    """Header and claims (still encoded), the 64 bytes of the signature, and what was signed."""
+    try:
+        raw = token.encode("ascii")
+        dot = raw.index(b".")
+        # A further dot anywhere is no base64url, so that fixed positions from the end say everything.
+        if len(raw) <= MAX_PROOF_BYTES and raw[-87] == 0x2E and dot < len(raw) - 87:
+            return raw[:dot], raw[dot + 1 : -87], b64url_decode(raw[-86:]), raw[:-87]
+    except (ValueError, IndexError):
+        pass
+    header, payload, signature = split_jws(token, slot, MAX_PROOF_BYTES)
+    return header, payload, signature, header + b"." + payload
 
 
 def _explain_payload(payload: bytes, slot: Slot) -> Exception:

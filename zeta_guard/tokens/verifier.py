@@ -7,7 +7,6 @@ remembered and never checked here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from zeta_guard.jose import claims as claim
 from zeta_guard.jose.jws import parse_jws, verify_es256
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
+from zeta_guard.jose.token_hash import token_hash
 from zeta_guard.tokens.access_token import AccessToken
 from zeta_guard.tokens.key_sets import KeySet
 
@@ -77,10 +77,7 @@ class AccessTokenVerifier:
         # Longer tokens are refused before they are hashed.
         if len(token) > self._max_bytes:
             raise SLOT.refuse(f"is longer than {self._max_bytes} bytes")
-        try:
-            digest = hashlib.sha256(token.encode("ascii")).digest()
-        except UnicodeEncodeError:
-            raise SLOT.refuse("is not a compact JWS (three base64url parts, joined by dots)") from None
+        digest = token_hash(token).digest
         known = self._verified.get(digest)
         if known is not None:
             if known.version == known.key_set.version and 0 <= now - known.verified_at < self._cache_seconds:
