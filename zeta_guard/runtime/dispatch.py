@@ -18,6 +18,7 @@ from zeta_guard.runtime.listener import SERVER_NAME
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.request_head import check_request_head
 from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.request_log import RequestLog
 
 _logger = logging.getLogger("zeta_guard.runtime")
 
@@ -25,11 +26,19 @@ _logger = logging.getLogger("zeta_guard.runtime")
 class Dispatcher:
     """Handles every request of the public port with the current generation."""
 
-    def __init__(self, generation: Generation, *, metrics: RuntimeMetrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        *,
+        metrics: RuntimeMetrics,
+        request_log: RequestLog,
+        clock: Callable[[], float],
+    ) -> None:
         self.generation = generation
         self.in_flight = 0
         self._running: Tally[int] = Tally()
         self._metrics = metrics
+        self._request_log = request_log
         self._clock = clock
 
     def running(self, generation: Generation) -> int:
@@ -138,4 +147,4 @@ class Dispatcher:
                 decision_id = refusal.members.get("decision_id")
                 if decision_id is not None:
                     fields["decision_id"] = decision_id
-            log_event(_logger, logging.INFO, "request", **fields)
+            self._request_log.write(fields, self._clock())

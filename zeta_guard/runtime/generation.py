@@ -6,6 +6,7 @@ generation that authorised them until they end.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -60,6 +61,8 @@ class Generation:
         self.signing_keys: SigningKeys | None = None
         self.authorization_server: AuthorizationServer | None = None
         self.gateway: Gateway | None = None
+        self._remote_key_sets: list[RemoteKeySet] = []
+        self._tasks: list[asyncio.Task[None]] = []
         if role != "gateway":
             self._wire_authorization_server(secrets, audit)
         if role != "authorization-server":
@@ -92,9 +95,9 @@ class Generation:
         config = self.config
         key_sets: dict[str, KeySet] = {}
         for issuer in config.gateway.issuers:
-            key_sets[issuer.issuer] = RemoteKeySet(
-                issuer.issuer, issuer.jwks_uri, self._outbound, ca_file=issuer.ca_file
-            )
+            remote = RemoteKeySet(issuer.issuer, issuer.jwks_uri, self._outbound, ca_file=issuer.ca_file)
+            self._remote_key_sets.append(remote)
+            key_sets[issuer.issuer] = remote
         if self.signing_keys is not None and config.issuer not in key_sets:
             keys = self.signing_keys
             key_sets[config.issuer] = LocalKeySet(config.issuer, lambda: keys.public(self._clock()))
@@ -136,6 +139,8 @@ class Generation:
                 await self.authorization_server.start()
             if self.gateway is not None:
                 await self.gateway.start()
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(keys.keep_fresh(self._clock)) for keys in self._remote_key_sets]
         except GuardError:
             await self.close()
             raise
@@ -145,10 +150,17 @@ class Generation:
         lines: dict[str, str | None] = {"policy": await self.policy.readiness()}
         if self.trust is not None:
             lines["trust"] = await self.trust.readiness()
+        for keys in self._remote_key_sets:
+            lines[f"keys of {keys.issuer}"] = keys.readiness()
         return lines
 
     async def close(self) -> None:
         """Release everything; requests that still run with this generation must have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for keys in self._remote_key_sets:
+            await keys.close()
         if self.gateway is not None:
             await self.gateway.close()
         if self.authorization_server is not None:

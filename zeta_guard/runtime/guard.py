@@ -27,6 +27,7 @@ from zeta_guard.store import open_store
 from zeta_guard.telemetry.audit import Audit
 from zeta_guard.telemetry.logging import log_event
 from zeta_guard.telemetry.metrics import Metrics, merge
+from zeta_guard.telemetry.request_log import RequestLog
 from zeta_guard.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Guard:
         self._ops: OpsServer | None = None
         self._tls: ssl.SSLContext | None = None
         self._audit: Audit | None = None
+        self._tracing: Tracing | None = None
+        self._request_log: RequestLog | None = None
         self._draining = False
 
     @property
@@ -86,7 +89,7 @@ class Guard:
             self._store = open_store(config.store, secrets=secrets, clock=self._clock, role=self.role)
             self._tls = server_context(config.tls) if config.tls is not None else None
             await self._store.start()
-            self._audit = Audit(config.audit, secrets)
+            self._audit = Audit(config.audit, secrets, clock=self._clock)
             self._tracing = Tracing(config.telemetry)
             self._generation = await self._next_generation(config, secrets)
             await self._open_doors()
@@ -103,6 +106,7 @@ class Guard:
     async def _next_generation(self, config: GuardConfig, secrets: Secrets) -> Generation:
         assert self._store is not None
         assert self._audit is not None
+        assert self._tracing is not None
         generation = Generation(
             config,
             role=self.role,
@@ -118,7 +122,12 @@ class Guard:
     async def _open_doors(self) -> None:
         config = self.config
         assert self._generation is not None
-        self._dispatcher = Dispatcher(self._generation, metrics=self._runtime_metrics, clock=self._clock)
+        self._request_log = RequestLog(
+            text=config.telemetry.log_format == "text", on_drop=self._runtime_metrics.dropped_lines.inc
+        )
+        self._dispatcher = Dispatcher(
+            self._generation, metrics=self._runtime_metrics, request_log=self._request_log, clock=self._clock
+        )
         self._server = GuardServer(
             self._dispatcher.handle,
             limits=config.limits,
@@ -186,7 +195,8 @@ class Guard:
     async def _retire(self, generation: Generation) -> None:
         """Close an old generation when its last request and socket have ended."""
         assert self._dispatcher is not None
-        while self._dispatcher.running(generation) or (
+        # Requests and sockets end in several rooms; a look twice a second is enough.
+        while self._dispatcher.running(generation) or (  # noqa: ASYNC110
             generation.gateway is not None and generation.gateway.open_sockets
         ):
             await asyncio.sleep(0.5)
@@ -226,7 +236,7 @@ class Guard:
             if generation.gateway is not None:
                 await generation.gateway.drain()
         deadline = time.monotonic() + seconds
-        while self._dispatcher is not None and self._dispatcher.in_flight and time.monotonic() < deadline:
+        while self._dispatcher is not None and self._dispatcher.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def stop(self, *, drain_seconds: float | None = None) -> None:
@@ -246,6 +256,12 @@ class Guard:
         if self._ops is not None:
             await self._ops.close()
             self._ops = None
+        if self._request_log is not None:
+            await self._request_log.close()
+            self._request_log = None
+        if self._tracing is not None:
+            self._tracing.close()
+            self._tracing = None
         if self._audit is not None:
             self._audit.close()
             self._audit = None

@@ -30,6 +30,11 @@ class RuntimeMetrics:
             ("stage", "code"),
             registry=registry,
         )
+        self.dropped_lines = Counter(
+            "zeta_guard_request_log_dropped_lines",
+            "Request log lines lost because their reader was slow.",
+            registry=registry,
+        )
         self.unexpected = Counter(
             "zeta_guard_unexpected_errors", "Errors nobody foresaw, answered with 500.", registry=registry
         )
