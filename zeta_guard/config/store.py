@@ -25,6 +25,9 @@ class RedisStore(Section):
     url: str = Field(
         description="redis://host:6379/0, rediss://… for TLS, or unix:///path.", pattern=r"^(rediss?|unix)://"
     )
+    sentinel_master: str | None = Field(
+        None, description="Name of the master, when 'url' is the address of a Sentinel (or of a service of several)."
+    )
     username: str | None = Field(None, description="ACL user.")
     password_file: FilePath | None = Field(None, description="File with the password of the user.")
     ca_file: FilePath | None = Field(None, description="Trust anchors for rediss://.")

@@ -164,21 +164,21 @@ class MemoryStore:
         """See the contract."""
         self._mark.check(now)
         client = self._clients.get(client_id, now)
-        recent = self._bindings.get(institution, now) or []
-        status = decide_binding(
-            client, institution=institution, platform=platform, recent=recent, new_per_hour=new_per_hour, now=now
-        )
+        status = decide_binding(client, institution=institution, platform=platform)
         if client is None or status not in (BindStatus.BOUND, BindStatus.ALREADY):
             return BindOutcome(status)
         if status is BindStatus.ALREADY:
             self._clients.put(client_id, replace(client, last_used_at=int(now)), now + ttl)
             return BindOutcome(status)
+        recent = [at for at in self._bindings.get(institution, now) or [] if at > now - HOUR]
+        if len(recent) >= new_per_hour:
+            return BindOutcome(BindStatus.TOO_MANY)
         older = await self.list_clients(institution, now=now)
         evicted = tuple(old.client_id for old in older[: max(0, len(older) + 1 - most)])
         for old_id in evicted:
             self._delete_client(old_id, now)
         self._bindings.sweep(now)
-        self._bindings.put(institution, [at for at in recent if at > now - HOUR] + [now], now + HOUR)
+        self._bindings.put(institution, [*recent, now], now + HOUR)
         client = bound(client, institution=institution, platform=platform, now=now)
         self._clients.put(client_id, client, now + ttl)
         self._pending.discard(client_id)
@@ -314,7 +314,8 @@ class MemoryStore:
             tokens -= 1.0
         state = bucket_state(allowed, tokens, per_minute=per_minute, burst=burst)
         # A full bucket says the same as none, so it may vanish.
-        self._buckets.put(bucket, (tokens, max(now, filled_at)), now + state.reset + 1)
+        filled_at = max(now, filled_at)
+        self._buckets.put(bucket, (tokens, filled_at), filled_at + state.reset + 1)
         if len(self._buckets) > self._most_records and (oldest := self._buckets.oldest()) is not None:
             self._buckets.pop(oldest)
         return state

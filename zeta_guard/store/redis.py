@@ -1,0 +1,185 @@
+"""The store in Redis, shared by all replicas.
+
+Redis runs alone or behind Sentinel, version 7.0 or newer, with ``maxmemory-policy noeviction``; Cluster is not supported.
+Replicas are never read. Every key begins with ``store.key_prefix`` and has a time to live.
+
+Users (ACL lines for the prefix ``zg:``). An authorization server, or a guard with role ``all``::
+
+    user guard on >PASSWORD resetkeys resetchannels -@all ~zg:*
+      +evalsha +script|load +info +ping +select
+      +get +set +del +exists +pttl +pexpire
+      +hget +hmget +hset +hdel +hgetall
+      +zadd +zrem +zrange +zrangebyscore +zremrangebyscore +zcount
+
+A gateway can claim and read blocks, and nothing else: it sees neither clients nor sessions, and can lift no block
+(``returned`` holds blocks that processes gave back after the server had lost its memory)::
+
+    user gateway on >PASSWORD resetkeys resetchannels -@all ~zg:c:* ~zg:epoch ~zg:returned %R~zg:blocks
+      +evalsha +script|load +info +ping +select
+      +get +set +pttl +pexpire +hget +hmget +hset +hgetall
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.store.bucket import bucket_state
+from zeta_guard.store.contract import BindOutcome, Block, Bucket, Client, RotateOutcome, Session
+from zeta_guard.store.record_seal import RecordSeal
+from zeta_guard.store.redis_blocks import clear_blocks, drop_block, put_block
+from zeta_guard.store.redis_clients import RedisClients
+from zeta_guard.store.redis_guarded import GuardedCommands
+from zeta_guard.store.redis_link import no_answer
+from zeta_guard.store.redis_replay import RedisReplayStore
+from zeta_guard.store.redis_scripts import FIRST_SEEN, RECORD_SCRIPTS, REPLAY_SCRIPTS, TAKE, Script
+from zeta_guard.store.redis_sessions import RedisSessions
+
+if TYPE_CHECKING:
+    from zeta_guard.store import KeyDerivation, Role
+
+CACHED_VALUE_BYTES: Final = 64 * 1024
+"""One cached value."""
+
+
+class RedisStore(RedisReplayStore):
+    """All promises of the store. Role ``gateway`` has no key and no permission for records: it is a ReplayStore."""
+
+    scripts: tuple[Script, ...] = (*REPLAY_SCRIPTS, *RECORD_SCRIPTS)
+
+    def __init__(
+        self, config: RedisStoreConfig, *, secrets: KeyDerivation, clock: Callable[[], float], role: Role = "all"
+    ) -> None:
+        if role == "gateway":
+            self.scripts = REPLAY_SCRIPTS
+        super().__init__(config, clock=clock)
+        # A gateway has no key with which records could be read or made.
+        keys = secrets.derive("store-mac") if role != "gateway" else ()
+        seal = RecordSeal(keys)
+        self._clients = RedisClients(self._link, self._prefix, seal)
+        self._sessions = RedisSessions(self._link, self._prefix, seal)
+
+    # registrations
+
+    async def register_client(self, client: Client, *, ttl: int, most_pending: int, now: float) -> Client:
+        """See the contract."""
+        self._mark.check(now)
+        return await self._clients.register(client, ttl=ttl, most_pending=most_pending, now=now)
+
+    async def get_client(self, client_id: str, *, now: float) -> Client | None:
+        """See the contract."""
+        return await self._clients.get(client_id, now=now)
+
+    async def touch_client(self, client_id: str, *, ttl: int, now: float) -> None:
+        """See the contract."""
+        await self._clients.touch(client_id, ttl=ttl, now=now)
+
+    async def bind_client(
+        self, client_id: str, *, institution: str, platform: str, ttl: int, most: int, new_per_hour: int, now: float
+    ) -> BindOutcome:
+        """See the contract."""
+        self._mark.check(now)
+        return await self._clients.bind(
+            client_id,
+            institution=institution,
+            platform=platform,
+            ttl=ttl,
+            most=most,
+            new_per_hour=new_per_hour,
+            now=now,
+        )
+
+    async def list_clients(self, institution: str, *, now: float) -> Sequence[Client]:
+        """See the contract."""
+        return await self._clients.of_institution(institution, now=now)
+
+    async def delete_client(self, client_id: str, *, now: float) -> None:
+        """See the contract."""
+        await self._clients.delete(client_id, now=now)
+
+    # sessions
+
+    async def start_session(self, session: Session, *, now: float) -> None:
+        """See the contract."""
+        self._mark.check(now)
+        await self._sessions.start(session, now=now)
+
+    async def get_session(self, session_id: str, *, now: float) -> Session | None:
+        """See the contract."""
+        return await self._sessions.get(session_id, now=now)
+
+    async def rotate_session(
+        self,
+        session_id: str,
+        *,
+        presented_jti: str,
+        successor_jti: str,
+        jkt: str,
+        sealed_answer: bytes,
+        grace: int,
+        now: float,
+    ) -> RotateOutcome:
+        """See the contract."""
+        self._mark.check(now)
+        return await self._sessions.rotate(
+            session_id,
+            presented_jti=presented_jti,
+            successor_jti=successor_jti,
+            jkt=jkt,
+            sealed_answer=sealed_answer,
+            grace=grace,
+            now=now,
+        )
+
+    async def end_session(self, session_id: str, *, reason: str, ttl: int, now: float) -> bool:
+        """See the contract."""
+        self._mark.check(now)
+        return await self._sessions.end(session_id, reason=reason, ttl=ttl, now=now)
+
+    async def list_sessions(self, *, institution: str | None = None, now: float) -> Sequence[Session]:
+        """See the contract."""
+        return await self._sessions.live(institution, now=now)
+
+    # blocks
+
+    async def block(self, block: Block, *, now: float) -> None:
+        """See the contract."""
+        self._mark.check(now)
+        await clear_blocks(self._link, self._prefix, now)
+        step = GuardedCommands()
+        put_block(step, self._prefix, block, now)
+        await step.run(self._link)
+
+    async def unblock(self, subject: str) -> bool:
+        """See the contract."""
+        self._known.pop(subject, None)
+        return await drop_block(self._link, self._prefix, subject)
+
+    # shared small things
+
+    async def get_cached(self, key: str, *, now: float) -> bytes | None:
+        """See the contract."""
+        value = await self._link.call("GET", self._prefix + b"cache:" + key.encode())
+        return value[8:] if isinstance(value, bytes) and int.from_bytes(value[:8], "big") > now * 1000 else None
+
+    async def put_cached(self, key: str, value: bytes, *, ttl: int, now: float) -> None:
+        """See the contract."""
+        if len(value) > CACHED_VALUE_BYTES:
+            raise ValueError(f"a cached value has at most {CACHED_VALUE_BYTES} bytes")
+        ends = int((now + ttl) * 1000).to_bytes(8, "big")
+        await self._link.call("SET", self._prefix + b"cache:" + key.encode(), ends + value, "EX", ttl)
+
+    async def take(self, bucket: str, *, per_minute: int, burst: int, now: float) -> Bucket:
+        """See the contract."""
+        reply = await self._run(TAKE, [self._prefix + b"bucket:" + bucket.encode()], now, per_minute, burst)
+        if not isinstance(reply, list) or not isinstance(reply[1], bytes):
+            raise no_answer()
+        return bucket_state(bool(reply[0]), float(reply[1]), per_minute=per_minute, burst=burst)
+
+    async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:
+        """See the contract."""
+        reply = await self._run(FIRST_SEEN, [self._prefix + b"seen:" + jkt.encode()], now, ttl * 1000)
+        if not isinstance(reply, bytes):
+            raise no_answer()
+        return float(reply)

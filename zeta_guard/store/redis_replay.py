@@ -1,0 +1,242 @@
+"""Claims, blocks and the epoch in Redis: all that a gateway needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import hiredis
+
+from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.errors import unavailable
+from zeta_guard.store.ahead import ClaimsAhead
+from zeta_guard.store.block_record import read_block, write_block
+from zeta_guard.store.claim_table import RESENDS
+from zeta_guard.store.contract import Block, Claim, ClaimOutcome, ClaimStatus, Epoch
+from zeta_guard.store.epoch import HighWaterMark, new_epoch
+from zeta_guard.store.redis_connection import Argument, ConnectionLost, RedisConnection, Reply, pack
+from zeta_guard.store.redis_link import RedisLink, no_answer
+from zeta_guard.store.redis_scripts import CLAIM, MARK, READ_BLOCKS, RENEW_EPOCH, REPLAY_SCRIPTS, RETURN_BLOCKS, Script
+
+_LOGGER: Final = logging.getLogger("zeta_guard.store")
+
+WON: Final = ClaimOutcome(ClaimStatus.WON)
+
+EPOCH_LIFE_SECONDS: Final = 400 * 86_400
+"""The epoch's key is renewed with every connection; where it ends after all, an epoch begins, which is harmless."""
+
+SETTLING_SECONDS: Final = 5.0
+"""After a loss, proofs dated in the future are refused so long: until every process has written back what it knows."""
+
+_BATCH: Final = 500
+
+
+class RedisReplayStore:
+    """What a gateway needs (:class:`zeta_guard.store.contract.ReplayStore`).
+
+    The epoch is one key: identity, start, and the server process that it was made on. It vanishes when the server is
+    emptied, and its server differs after a restart or failover. Every script compares the key with what this process knows,
+    so that a loss is noticed by the first command after it, with or without a new connection.
+    """
+
+    scripts: tuple[Script, ...] = REPLAY_SCRIPTS
+
+    def __init__(self, config: RedisStoreConfig, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._prefix = config.key_prefix.encode()
+        self._epoch_key = self._prefix + b"epoch"
+        self._blocks_key = self._prefix + b"blocks"
+        self._returned_key = self._prefix + b"returned"
+        self._link = RedisLink(config, self.scripts, self._settle)
+        self._mark = HighWaterMark()
+        self._epoch = Epoch("", 0.0)
+        self._epoch_value = b""
+        self._settled_at = 0.0
+        self._renewing = asyncio.Lock()
+        self._ahead = ClaimsAhead()
+        self._known: dict[str, Block] = {}
+        self._known_version = b""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._link!r}, epoch {self._epoch.identity[:8]}, {len(self._known)} blocks)"
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that this process knows; empty before :meth:`start`."""
+        return self._epoch
+
+    @property
+    def reconnects(self) -> int:
+        """Connections made after the first one (metric)."""
+        return self._link.reconnects
+
+    async def start(self) -> None:
+        """See the contract."""
+        await self._link.start()
+
+    async def close(self) -> None:
+        """See the contract."""
+        await self._link.close()
+
+    async def ping(self) -> None:
+        """See the contract."""
+        await self._link.call("PING")
+
+    async def claim(
+        self, claims: Sequence[Claim], subjects: Sequence[str], *, owner: str, fingerprint: bytes, now: float
+    ) -> ClaimOutcome:
+        """See the contract."""
+        self._mark.check(now)
+        # The second round follows a lost answer (this owner then wins what it has won already) or a new epoch.
+        for last in (False, True):
+            stale = self._stale(claims, now)
+            if stale >= 0:
+                return ClaimOutcome(ClaimStatus.STALE, stale)
+            keys = [self._epoch_key, *(self._claim_key(claim.key) for claim in claims)]
+            ttls = [claim.ttl for claim in claims]
+            epoch = self._epoch_value
+            arguments: tuple[Argument, ...] = (
+                *(epoch, now, owner, fingerprint),
+                *ttls,
+                *(self._blocks_key, self._returned_key),
+                *subjects,
+            )
+            try:
+                reply = await self._link.run(CLAIM, keys, *arguments)
+                if reply == b"W":
+                    self._ahead.note(claims, owner, now)
+                    return WON
+                if reply == b"E" and not last:
+                    await self._renew(epoch)
+                    continue
+            except ConnectionLost:
+                if not last:
+                    continue
+                raise no_answer() from None
+            return _outcome(reply)
+        raise no_answer()
+
+    async def mark_resendable(self, key: bytes, *, owner: str, fingerprint: bytes) -> None:
+        """See the contract."""
+        await self._run(MARK, [self._claim_key(key)], owner, fingerprint, RESENDS)
+
+    async def blocks(self, *, now: float) -> Sequence[Block]:
+        """See the contract. What was read is known to this process, and given back to a server that lost it."""
+        self._mark.check(now)
+        for last in (False, True):
+            epoch = self._epoch_value
+            keys = (self._blocks_key, self._returned_key)
+            reply = await self._run(READ_BLOCKS, [self._epoch_key], epoch, *keys, self._known_version)
+            if not isinstance(reply, list) or not isinstance(reply[0], bytes):
+                raise no_answer()
+            if reply[0] == b"E":
+                if last:
+                    raise no_answer()
+                await self._renew(epoch)
+                continue
+            if len(reply) == 3:
+                self._known = {block.subject: block for block in (*_blocks(reply[2]), *_blocks(reply[1]))}
+                self._known_version = reply[0]
+            break
+        return [block for block in self._known.values() if block.until > now]
+
+    async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        try:
+            return await self._link.run(script, keys, *arguments)
+        except ConnectionLost:
+            raise no_answer() from None
+
+    def _claim_key(self, key: bytes) -> bytes:
+        return self._prefix + b"c:" + key
+
+    def _stale(self, claims: Sequence[Claim], now: float) -> int:
+        started_at = self._epoch.started_at
+        latest = now if now < self._settled_at else float("inf")
+        for index, claim in enumerate(claims):
+            if claim.dated <= started_at or claim.dated > latest:
+                return index
+        return -1
+
+    # the epoch
+
+    async def _renew(self, seen: bytes) -> None:
+        """The server does not have the epoch ``seen``: learn or make the one that holds now."""
+        async with self._renewing:
+            if self._epoch_value == seen:
+                await self._settle(await self._link.connection())
+
+    async def _settle(self, connection: RedisConnection) -> None:
+        """Compare the server's epoch with what is known; renew it when the server lost its memory; write back."""
+        try:
+            value = await connection.send(pack(("GET", self._epoch_key)))
+            if isinstance(value, hiredis.ReplyError):
+                raise self._link.refused(connection, value)
+            current = value if isinstance(value, bytes) else b""
+            if _server(current) != connection.run_id:
+                started_at = max(self._clock(), self._epoch.started_at)
+                epoch = new_epoch(started_at)
+                mine = f"{epoch.identity}|{started_at:.6f}|{connection.run_id}"
+                reply = await self._link.run_on(
+                    connection, RENEW_EPOCH, [self._epoch_key], current, mine, EPOCH_LIFE_SECONDS * 1000
+                )
+                current = reply if isinstance(reply, bytes) else b""
+        except ConnectionLost:
+            raise no_answer() from None
+        if current != self._epoch_value:
+            await self._adopt(connection, current)
+
+    async def _adopt(self, connection: RedisConnection, value: bytes) -> None:
+        identity, started_at, _ = value.decode().split("|")
+        first = not self._epoch_value
+        if not first:
+            await self._write_back(connection, self._clock())
+        self._epoch = Epoch(identity, float(started_at))
+        self._epoch_value = value
+        self._mark.latest = max(self._mark.latest, self._epoch.started_at)
+        self._known_version = b""
+        if not first:
+            self._settled_at = self._epoch.started_at + SETTLING_SECONDS
+            _LOGGER.warning("store_epoch_changed", extra={"event_fields": {"started_at": self._epoch.started_at}})
+
+    async def _write_back(self, connection: RedisConnection, now: float) -> None:
+        """What this process knows and a new epoch does not refuse by itself: claims from the future, blocks."""
+        try:
+            for key, owner, seconds in self._ahead.remaining(now):
+                command = ("SET", self._claim_key(key), f"0-{owner}", "NX", "EX", seconds)
+                reply = await connection.send(pack(command))
+                if isinstance(reply, hiredis.ReplyError):
+                    raise self._link.refused(connection, reply)
+            known = [block for block in self._known.values() if block.until > now]
+            for start in range(0, len(known), _BATCH):
+                batch = known[start : start + _BATCH]
+                fields = [part for block in batch for part in (block.subject, write_block(block))]
+                life = int((max(block.until for block in batch) - now) * 1000) + 1000
+                await self._link.run_on(
+                    connection, RETURN_BLOCKS, [self._returned_key], secrets.token_hex(8), life, *fields
+                )
+        except ConnectionLost:
+            raise no_answer() from None
+
+
+def _server(epoch_value: bytes) -> str:
+    return epoch_value.rpartition(b"|")[2].decode() if epoch_value else ""
+
+
+def _outcome(reply: Reply) -> ClaimOutcome:
+    if isinstance(reply, bytes) and reply[:1] == b"L":
+        return ClaimOutcome(ClaimStatus.LOST, int(reply[1:]))
+    if isinstance(reply, bytes) and reply[:1] == b"B":
+        index, _, reason = reply[1:].partition(b":")
+        return ClaimOutcome(ClaimStatus.BLOCKED, int(index), reason.decode())
+    raise unavailable("the store of the guard gave no usable answer", stage="store")
+
+
+def _blocks(reply: Reply) -> list[Block]:
+    if not isinstance(reply, list):
+        return []
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    found = [read_block(name, value) for name, value in pairs if isinstance(name, bytes) and isinstance(value, bytes)]
+    return [block for block in found if block is not None]
