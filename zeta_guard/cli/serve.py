@@ -25,10 +25,11 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from zeta_guard.config.load import load_config
-    from zeta_guard.runtime.service import serve
     from zeta_guard.telemetry.logging import configure as configure_logging
 
     config = load_config(args.config)
+    from zeta_guard.runtime.service import serve
+
     configure_logging(config.telemetry)
     try:
         asyncio.run(serve(config, config_file=args.config, role=args.role))
