@@ -1,0 +1,69 @@
+"""Tokens that this authorization server made and that come back to it: at refresh and at revocation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from zeta_guard.authorization_server.issue import ACCESS_TOKEN_TYP, REFRESH_TOKEN_TYP
+from zeta_guard.jose.claims import integer, member, single_audience, text
+from zeta_guard.jose.jws import CompactJws, parse_jws, verify_es256
+from zeta_guard.jose.slot import Slot
+
+REFRESH_SLOT: Final = Slot("refresh token", "invalid_grant", 400)
+_REVOKED_SLOT: Final = Slot("token", "invalid_grant", 400)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnToken:
+    """A token with a valid signature of this server that has not expired. Whether its session lives, the store knows."""
+
+    client_id: str
+    session_id: str
+    jti: str
+    jkt: str
+    expires_at: int
+
+
+def verify_refresh_token(
+    token: str, *, issuer: str, keys: Mapping[str, ec.EllipticCurvePublicKey], now: float, max_bytes: int
+) -> OwnToken:
+    """A refresh token of this server. Raises ZetaError ``invalid_grant`` 400."""
+    jws = parse_jws(token, REFRESH_SLOT, typ=REFRESH_TOKEN_TYP, max_bytes=max_bytes)
+    if single_audience(jws.claims, REFRESH_SLOT) != issuer:
+        raise REFRESH_SLOT.refuse("'aud' is not this server")
+    return _verify(jws, REFRESH_SLOT, issuer, keys, now)
+
+
+def verify_revocable_token(
+    token: str, *, issuer: str, keys: Mapping[str, ec.EllipticCurvePublicKey], now: float, max_bytes: int
+) -> OwnToken:
+    """A refresh or access token of this server. Raises ZetaError, which at revocation means: nothing to do."""
+    jws = parse_jws(token, _REVOKED_SLOT, typ=(REFRESH_TOKEN_TYP, ACCESS_TOKEN_TYP), max_bytes=max_bytes)
+    return _verify(jws, _REVOKED_SLOT, issuer, keys, now)
+
+
+def _verify(
+    jws: CompactJws, slot: Slot, issuer: str, keys: Mapping[str, ec.EllipticCurvePublicKey], now: float
+) -> OwnToken:
+    claims = jws.claims
+    key = keys.get(text(jws.header, "kid", slot))
+    if key is None:
+        raise slot.refuse("was not made here, or by a key that is over")
+    verify_es256(jws, key, slot)
+    if text(claims, "iss", slot) != issuer:
+        raise slot.refuse("'iss' is not this server")
+    expires_at = integer(claims, "exp", slot)
+    if expires_at <= now:
+        raise slot.refuse(f"expired {math.floor(now) - expires_at} s ago; make a complete token exchange")
+    return OwnToken(
+        client_id=text(claims, "client_id", slot),
+        session_id=text(claims, "sid", slot),
+        jti=text(claims, "jti", slot),
+        jkt=text(member(claims, "cnf", slot), "jkt", slot),
+        expires_at=expires_at,
+    )

@@ -1,0 +1,92 @@
+"""What a session remembers: everything that a refresh needs again, sealed (``wire-contract`` 4.3, ``architecture`` section 5)."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, cast
+
+import orjson
+
+from zeta_guard.authorization_server.audience import Target
+from zeta_guard.authorization_server.client_statement import ClientStatement
+from zeta_guard.errors import ZetaError, unavailable
+from zeta_guard.jose.sealing import Sealer, SealingError, Secrets
+from zeta_guard.store.contract import Session
+
+_VERSION: Final = 1
+
+
+def new_session_id() -> str:
+    """128 random bits, 22 characters."""
+    return secrets.token_urlsafe(16)
+
+
+def new_jti() -> str:
+    """128 random bits, 22 characters."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContent:
+    """The sealed part. ``leaf``: certificate (DER) that opened the session; ``client_address``: where it was opened from."""
+
+    leaf: bytes
+    statement: ClientStatement
+    scopes: tuple[str, ...]
+    target: Target
+    granted_audience: tuple[str, ...]
+    client_address: str
+    registered_at: int | None
+
+
+class SessionSealer:
+    """Seals and opens session contents; a content opens only for its own session, client and DPoP key."""
+
+    def __init__(self, keys: Secrets) -> None:
+        self._sealer: Final = Sealer(keys.derive("session"))
+
+    def seal(self, content: SessionContent, *, session_id: str, client_id: str, jkt: str) -> bytes:
+        """Sealed bytes for ``Session.sealed``."""
+        plain = orjson.dumps(
+            {
+                "version": _VERSION,
+                "leaf": base64.b64encode(content.leaf).decode(),
+                "statement": asdict(content.statement),
+                "scopes": content.scopes,
+                "contract": content.target.version,
+                "audience": content.target.audience,
+                "resource": content.target.resource,
+                "granted_audience": content.granted_audience,
+                "client_address": content.client_address,
+                "registered_at": content.registered_at,
+            }
+        )
+        return self._sealer.seal(plain, _place(session_id, client_id, jkt))
+
+    def open(self, session: Session) -> SessionContent:
+        """The content. Raises ZetaError ``invalid_grant`` when it was sealed under a secret that is gone, or for another session."""
+        try:
+            plain = self._sealer.open(session.sealed, _place(session.session_id, session.client_id, session.jkt))
+        except SealingError:
+            raise ZetaError(
+                "invalid_grant", "the session can no longer be read; make a complete token exchange", stage="session"
+            ) from None
+        members = orjson.loads(plain)
+        if members["version"] != _VERSION:
+            # A newer replica wrote it; this one must neither guess nor end the session.
+            raise unavailable("the session was written by a newer version of the guard", stage="session")
+        return SessionContent(
+            leaf=base64.b64decode(members["leaf"]),
+            statement=ClientStatement(**members["statement"]),
+            scopes=tuple(members["scopes"]),
+            target=Target(cast(Literal[1, 2], members["contract"]), tuple(members["audience"]), members["resource"]),
+            granted_audience=tuple(members["granted_audience"]),
+            client_address=members["client_address"],
+            registered_at=members["registered_at"],
+        )
+
+
+def _place(session_id: str, client_id: str, jkt: str) -> bytes:
+    return orjson.dumps(["session", session_id, client_id, jkt])
