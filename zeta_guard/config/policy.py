@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from zeta_guard.config.base import FilePath, Milliseconds, Seconds, Section
+
+
+def _source(value: str, info: ValidationInfo) -> str:
+    """Paths count from the folder of the configuration file, like every other path."""
+    if value.startswith("package:") or "://" in value or Path(value).is_absolute():
+        return value
+    base = info.context.get("directory") if isinstance(info.context, dict) else None
+    return value if base is None else str(Path(base) / value)
 
 
 class EmbeddedEngine(Section):
     """The embedded engine: a bundle with ``policy.wasm``, evaluated in this process."""
 
     engine: Literal["embedded"] = "embedded"
-    bundle: str = Field(
+    bundle: Annotated[str, AfterValidator(_source)] = Field(
         description="'package:demo|vsdm|popp|template', a folder, a .tar.gz file, an https URL or oci://registry/name:tag."
     )
     decision: str = Field("policies/zeta/authz/decision", description="Entry point of the decision.")
@@ -21,6 +30,12 @@ class EmbeddedEngine(Section):
     memory_mebibytes: int = Field(256, ge=8, le=4096, description="Memory limit of one evaluation.")
     verification_keys: dict[str, FilePath] = Field(
         default_factory=dict, description="Key id → PEM public key; all must have signed the bundle."
+    )
+    scope: str = Field("", description="Scope that the signatures must name, as in OPA's signing configuration.")
+    digest: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Pins one bundle, for bundles without an order number; 'zeta-guard policy verify' prints it.",
     )
     unsafe_unsigned: bool = Field(False, description="UNSAFE: accept an unsigned bundle from outside the package.")
     poll: Seconds = Field(60, description="How often a URL or file is looked at.")

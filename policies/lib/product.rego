@@ -1,0 +1,37 @@
+# METADATA
+# title: Products
+# description: >-
+#   Product id and version of the client software must stand in data.products.allowed,
+#   an object from product id to an object of versions.
+package policies.zeta.lib.product
+
+client := input.client_registration_data
+
+# METADATA
+# description: Says why the client software does not suffice.
+# custom:
+#   reasons:
+#     product_not_allowed: The software is not known here.
+#     product_version_not_allowed: The software is known, this version is not.
+deny contains reason if {
+	not known
+	reason := {
+		"code": "product_not_allowed",
+		"message": "The client software (product id) is not allowed",
+		"spec": "A_28837",
+	}
+}
+
+deny contains reason if {
+	known
+	not data.products.allowed[client.product_id][client.product_version]
+	reason := {
+		"code": "product_version_not_allowed",
+		"message": "This version of the client software is not allowed",
+		"spec": "A_28837",
+	}
+}
+
+default known := false
+
+known if data.products.allowed[client.product_id]

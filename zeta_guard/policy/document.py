@@ -1,0 +1,192 @@
+"""The documents that policies decide about (``policy-contract`` section 2): what policy authors can rely on.
+
+What is unknown is absent, never empty and never null: a rule that reads it is undefined, and the library denies. Nothing in
+here is copied from a place that the client can set freely, except what its name says (``product_id`` and the like are the
+client's own statement, bound to its registered key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from zeta_guard.errors import JsonValue
+from zeta_guard.http.address import ip_prefixes
+from zeta_guard.tokens.access_token import AccessToken
+
+IPAddress = IPv4Address | IPv6Address
+ClientClass = Literal["registered", "product"]
+
+
+@dataclass(frozen=True, slots=True)
+class Institution:
+    """Who asks, as the SM(C)-B certificate says."""
+
+    telematik_id: str
+    profession_oid: str
+    common_name: str
+    organization_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """With which software, as its verified client statement says. Times are Unix seconds, None where there is none."""
+
+    client_id: str
+    client_class: ClientClass
+    platform: str
+    posture_type: str
+    product_id: str
+    product_version: str
+    registered_at: int | None = None
+    attested_at: int | None = None
+    os: str | None = None
+    os_version: str | None = None
+    architecture: str | None = None
+    binding_verified: bool = True
+
+
+def token_document(
+    *,
+    grant_type: str,
+    scopes: Sequence[str],
+    audience: Sequence[str],
+    resource: str | None,
+    client_address: IPAddress | None,
+    previous_address: str | None,
+    acr: str,
+    amr: Sequence[str],
+    client: Client,
+    institution: Institution,
+) -> dict[str, JsonValue]:
+    """Input of *may this institution have a token?*; schema 1.1 when the client sent ``resource``, else 1.0.
+
+    ``amr`` is what the server itself has verified. ``previous_address`` is the address of the session's exchange, None at
+    an exchange.
+    """
+    request: dict[str, JsonValue] = {
+        "scopes": list(scopes),
+        "grant_type": grant_type,
+        # The token endpoint is POST only; published policies deny every question that does not say so.
+        "http_method": "POST",
+        "amr": list(amr),
+        "acr": acr,
+    }
+    if resource is not None:
+        request["resource"] = resource
+    if audience:
+        request["audience"] = list(audience)
+        request["aud"] = list(audience)
+    _add_address(request, client_address)
+    if previous_address is not None:
+        request["previous_ip_address"] = previous_address
+    return {
+        "version": "1.0" if resource is None else "1.1",
+        "authorization_request": request,
+        "client_registration_data": _client(client),
+        "user_info": _user(
+            institution.telematik_id,
+            institution.profession_oid,
+            institution.common_name,
+            institution.organization_name,
+        ),
+        "client_assertion": {"posture": {"product_id": client.product_id, "product_version": client.product_version}},
+        "delegation_context": None,
+    }
+
+
+def request_document(
+    *,
+    method: str,
+    path: Sequence[str],
+    query: str,
+    route: str,
+    client_address: IPAddress | None,
+    websocket: bool,
+    token: AccessToken,
+    popp: Mapping[str, JsonValue] | None,
+    now: float,
+) -> dict[str, JsonValue]:
+    """Input of *may this request pass?*. ``path`` is the matching form (segments decoded once), ``query`` the raw query.
+
+    ``time`` is in whole Unix seconds; a bundle whose decisions may be cached must not read it.
+    """
+    request: dict[str, JsonValue] = {
+        "method": method,
+        "path": list(path),
+        "query": _query(query),
+        "route": route,
+        "websocket": websocket,
+    }
+    _add_address(request, client_address)
+    document: dict[str, JsonValue] = {
+        "request": request,
+        "token": dict(token.claims),
+        "client": {
+            "client_id": token.client_id,
+            "product_id": token.product_id,
+            "product_version": token.product_version,
+            "platform": token.platform,
+        },
+        "user": _user(token.telematik_id, token.profession_oid, token.common_name, token.organization_name),
+        "time": int(now),
+    }
+    if popp is not None:
+        document["popp"] = dict(popp)
+    return document
+
+
+def _add_address(request: dict[str, JsonValue], address: IPAddress | None) -> None:
+    if address is not None:
+        request["ip_address"] = str(address)
+        request["ip_prefixes"] = list[JsonValue](ip_prefixes(address))
+
+
+def _client(client: Client) -> dict[str, JsonValue]:
+    software = _present((("arch", client.architecture),))
+    software["binding_verified"] = client.binding_verified
+    return _present(
+        (
+            ("client_id", client.client_id),
+            ("client_class", client.client_class),
+            ("platform", client.platform),
+            ("posture_type", client.posture_type),
+            ("product_id", client.product_id),
+            ("product_version", client.product_version),
+            ("registration_timestamp", client.registered_at),
+            ("attestation_timestamp", client.attested_at),
+            (
+                "device_info",
+                _present((("os", client.os), ("os_version", client.os_version), ("arch", client.architecture))),
+            ),
+            ("attestation_result", {"software": software} if client.posture_type == "software" else {}),
+        )
+    )
+
+
+def _user(identifier: str, profession: str, common_name: str, organization: str | None) -> dict[str, JsonValue]:
+    return _present(
+        (
+            ("identifier", identifier),
+            ("professionOID", profession),
+            ("commonName", common_name),
+            ("organizationName", organization),
+        )
+    )
+
+
+def _query(raw: str) -> dict[str, JsonValue]:
+    """Name → all its values, in order, so that a repeated parameter cannot hide from a rule."""
+    members: dict[str, JsonValue] = {}
+    for name, value in parse_qsl(raw, keep_blank_values=True, max_num_fields=1000):
+        values = members.setdefault(name, [])
+        if isinstance(values, list):
+            values.append(value)
+    return members
+
+
+def _present(members: Iterable[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    return {name: value for name, value in members if value is not None}

@@ -1,0 +1,236 @@
+"""The embedded engine: OPA's own compiled policy, in this process, in a sandbox (``policy-contract`` section 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import orjson
+
+from zeta_guard.config.policy import EmbeddedEngine as EngineConfig
+from zeta_guard.errors import ConfigurationError, JsonValue, unavailable
+from zeta_guard.http.outbound import Outbound
+from zeta_guard.policy.activation import ActivePolicy, Gatekeeper
+from zeta_guard.policy.answer import MalformedAnswerError
+from zeta_guard.policy.bundle import BundleError
+from zeta_guard.policy.contract import Decision, Question
+from zeta_guard.policy.evaluator import Evaluator
+from zeta_guard.policy.kept_bundle import KeptBundle
+from zeta_guard.policy.metrics import PolicyMetrics
+from zeta_guard.policy.signature import load_verification_keys
+from zeta_guard.policy.source import Fetched, open_source
+from zeta_guard.policy.wasm import SandboxError, WasmPolicy
+from zeta_guard.telemetry.logging import log_event
+
+_logger = logging.getLogger("zeta_guard.policy")
+
+_MAX_WAITING: Final = 512
+_Answer = TypeVar("_Answer")
+
+
+class EmbeddedEngine:
+    """One source of bundles, the active one, and the thread in which it decides.
+
+    ``decisions`` maps the questions that this engine may be asked to entry points. The first of them must exist in the
+    bundle; a question without an entry point is answered with 503. ``name`` is a metrics label (``token``, ``shadow`` …),
+    ``where`` the path of the section in the configuration.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        decisions: Mapping[Question, str],
+        *,
+        name: str,
+        where: str,
+        outbound: Outbound,
+        clock: Callable[[], float],
+        metrics: PolicyMetrics,
+    ) -> None:
+        self._config = config
+        self._decisions = dict(decisions)
+        self._name = name
+        self._where = where
+        self._clock = clock
+        self._metrics = metrics
+        self._source = open_source(config.bundle, where=f"{where}.bundle", outbound=outbound, ca_file=config.ca_file)
+        keys = load_verification_keys(config.verification_keys, f"{where}.verification_keys")
+        self._gatekeeper = Gatekeeper(config, keys, packaged=self._source.packaged)
+        self._kept = KeptBundle(config.state_file, f"{where}.state_file") if config.state_file is not None else None
+        self._active: Evaluator | None = None
+        self._confirmed_at = 0.0
+        self._trouble = ""
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy-{name}")
+        self._poller: asyncio.Task[None] | None = None
+        self._wants_inline = False
+
+    @property
+    def revision(self) -> str:
+        """Revision of the active bundle, empty before start."""
+        return self._active.policy.revision if self._active else ""
+
+    @property
+    def active(self) -> ActivePolicy | None:
+        """The active bundle, for administration and explanation."""
+        return self._active.policy if self._active else None
+
+    async def start(self) -> None:
+        """Load the bundle; falls back to the last good one of ``state_file``. Raises ConfigurationError."""
+        kept = self._kept.load() if self._kept else None
+        if kept is not None:
+            self._gatekeeper.highest = kept.highest
+        try:
+            await self.look()
+        except BundleError as error:
+            if kept is None or kept.fetched is None:
+                self._thread.shutdown(wait=False)
+                raise ConfigurationError(
+                    f"{self._where}.bundle", f"{self._config.bundle}: {error}", "a bundle that may decide", error.remedy
+                ) from error
+            try:
+                await self._activate(kept.fetched)
+            except BundleError as second:
+                self._thread.shutdown(wait=False)
+                raise ConfigurationError(
+                    f"{self._where}.state_file",
+                    f"source: {error}; last good bundle: {second}",
+                    "a bundle that may decide",
+                    error.remedy,
+                ) from second
+            self._confirmed_at = kept.confirmed_at
+            self._note_trouble(error)
+        if self._source.polled:
+            self._poller = asyncio.get_running_loop().create_task(self._poll(), name=f"policy-poll-{self._name}")
+
+    async def look(self) -> bool:
+        """Look at the source once; True when a new bundle became active. Raises BundleError, the active bundle stays."""
+        fetched = await self._source.fetch()
+        if fetched is not None:
+            try:
+                await self._activate(fetched)
+            except BundleError:
+                self._metrics.activations.labels(self._name, "refused").inc()
+                raise
+            if self._kept is not None:
+                await asyncio.to_thread(self._kept.save, fetched, self._gatekeeper.highest, self._clock())
+        self._confirmed_at = self._clock()
+        self._metrics.confirmed.labels(self._name).set(self._confirmed_at)
+        self._trouble = ""
+        return fetched is not None
+
+    async def _activate(self, fetched: Fetched) -> None:
+        loop = asyncio.get_running_loop()
+        self._active = await loop.run_in_executor(self._thread, self._prepare, fetched)
+        unsigned = not (self._source.packaged or self._active.policy.signed_by)
+        self._metrics.unsigned.labels(self._name).set(int(unsigned))
+        self._metrics.activations.labels(self._name, "activated").inc()
+        log_event(
+            _logger,
+            logging.WARNING if unsigned else logging.INFO,
+            "policy_bundle_activated",
+            engine=self._name,
+            revision=self._active.policy.revision,
+            digest=self._active.policy.bundle.digest,
+            signed_by=list(self._active.policy.signed_by),
+            unsafe_unsigned=unsigned,
+        )
+
+    def _prepare(self, fetched: Fetched) -> Evaluator:
+        policy = self._gatekeeper.admit(fetched.bundle, self._require_entrypoints)
+        try:
+            evaluator = Evaluator(policy, self._decisions, deadline=self._config.deadline_ms / 1000)
+            evaluator.warm_up()
+            if self._wants_inline:
+                evaluator.prepare_inline()
+        except SandboxError as error:
+            raise BundleError(str(error)) from error
+        return evaluator
+
+    def _require_entrypoints(self, policy: WasmPolicy) -> None:
+        first = next(iter(self._decisions.values()))
+        if first not in policy.entrypoints:
+            raise BundleError(
+                f"bundle has no entry point {first!r}, only {', '.join(map(repr, sorted(policy.entrypoints)))}",
+                "Name one of them in 'decision', or build the bundle with that rule.",
+            )
+
+    def _note_trouble(self, error: BundleError) -> None:
+        if str(error) != self._trouble:
+            log_event(
+                _logger,
+                logging.ERROR,
+                "policy_bundle_refused",
+                engine=self._name,
+                active_revision=self.revision,
+                detail=str(error),
+                remedy=error.remedy,
+            )
+        self._trouble = str(error)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.poll)
+            try:
+                await self.look()
+            except BundleError as error:
+                self._note_trouble(error)
+            except Exception as error:  # noqa: BLE001
+                log_event(_logger, logging.ERROR, "policy_poll_failed", engine=self._name, exc_info=error)
+
+    def _too_old(self, now: float) -> bool:
+        oldest = self._config.max_age
+        return oldest is not None and self._source.polled and now - self._confirmed_at > oldest
+
+    async def decide(self, question: Question, document: Mapping[str, JsonValue], *, now: float) -> Decision:
+        """Answer from the active bundle. Raises ZetaError 503 for everything that is no valid answer."""
+        active = self._active
+        if active is None:
+            raise unavailable("no policy is loaded", stage="policy")
+        if self._config.max_age_action == "deny" and self._too_old(now):
+            raise unavailable("the policy is older than permitted", retry_after=30, stage="policy")
+        raw = orjson.dumps(document)
+        try:
+            if question == "request":
+                if not active.inline_tried:
+                    self._wants_inline = True
+                    await self._in_thread(active.prepare_inline)
+                if active.inline is not None:
+                    return active.decide_inline(question, raw)
+            return await self._in_thread(lambda: active.decide(question, raw))
+        except (SandboxError, MalformedAnswerError, BundleError) as error:
+            log_event(
+                _logger, logging.ERROR, "policy_no_answer", question=question, revision=self.revision, detail=str(error)
+            )
+            raise unavailable("the policy gave no valid answer", stage="policy") from error
+
+    async def _in_thread(self, work: Callable[[], _Answer]) -> _Answer:
+        """In the policy thread, one after the other. The evaluation itself ends at its deadline, so the wait is bounded."""
+        if self._waiting >= _MAX_WAITING:
+            raise unavailable("too many policy questions are waiting", retry_after=1, stage="policy")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+    async def readiness(self) -> str | None:
+        """None when it decides with a bundle that is young enough."""
+        if self._active is None:
+            return "no policy bundle is active"
+        if self._too_old(self._clock()):
+            return f"policy bundle {self.revision}: its source was not reached for more than {self._config.max_age} s"
+        if self._trouble:
+            return f"policy bundle {self.revision} decides; a newer one cannot be used: {self._trouble}"
+        return None
+
+    async def close(self) -> None:
+        """Stop polling and release the thread."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+            self._poller = None
+        self._thread.shutdown(wait=False, cancel_futures=True)

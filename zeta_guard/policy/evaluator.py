@@ -1,0 +1,113 @@
+"""One active bundle at work: instances, deadline, strict answers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from zeta_guard.errors import JsonValue
+from zeta_guard.policy.activation import ActivePolicy
+from zeta_guard.policy.answer import MalformedAnswerError, read_decision
+from zeta_guard.policy.contract import Decision, Question
+from zeta_guard.policy.probe import PROBES, reads_time
+from zeta_guard.policy.wasm import EvaluationError, WasmInstance
+
+INLINE_SECONDS: Final = 0.000_5
+"""A request policy whose 99th percentile at activation is below this runs inline, without a thread change."""
+
+_MAX_GROWTH: Final = 32 * 1024 * 1024
+_PROBE_COUNT: Final = 200
+
+
+class Evaluator:
+    """Decides with one bundle. Two instances at most: one of the policy thread, one of the event loop (request question)."""
+
+    def __init__(self, policy: ActivePolicy, decisions: Mapping[Question, str], *, deadline: float) -> None:
+        self.policy: Final = policy
+        self._decisions = {
+            question: policy.policy.entrypoints[name]
+            for question, name in decisions.items()
+            if name in policy.policy.entrypoints
+        }
+        self._deadline = deadline
+        self._threaded: WasmInstance | None = None
+        self._inline: WasmInstance | None = None
+        self._may_cache = not reads_time(policy.bundle)
+        self.inline_tried = False
+        """Whether :meth:`prepare_inline` has measured."""
+
+    def warm_up(self) -> None:
+        """Load the data and answer the first question, so that no client waits for it. Policy thread only."""
+        for question in self._decisions:
+            self._ask_threaded(question, orjson.dumps(PROBES[question]))
+
+    def prepare_inline(self) -> None:
+        """Measure the request question; keep an instance for the event loop if it is fast. Policy thread only."""
+        if self.inline_tried:
+            return
+        entrypoint = self._decisions.get("request")
+        if entrypoint is not None:
+            instance = self.policy.policy.instance()
+            probe = orjson.dumps(PROBES["request"])
+            times = []
+            for _ in range(_PROBE_COUNT):
+                start = time.perf_counter()
+                instance.evaluate(entrypoint, probe, deadline=self._deadline)
+                times.append(time.perf_counter() - start)
+            if sorted(times)[_PROBE_COUNT * 99 // 100 - 1] < INLINE_SECONDS:
+                self._inline = instance
+        self.inline_tried = True
+
+    @property
+    def inline(self) -> bool:
+        """Whether the request question may be asked on the event loop."""
+        return self._inline is not None
+
+    def decide(self, question: Question, document: bytes) -> Decision:
+        """Policy thread only. Raises SandboxError and MalformedAnswerError."""
+        start = time.perf_counter()
+        return self._decision(self._ask_threaded(question, document), start)
+
+    def decide_inline(self, question: Question, document: bytes) -> Decision:
+        """Event loop only. After a trap or deadline the question moves to the policy thread for good."""
+        start = time.perf_counter()
+        instance = self._inline
+        if instance is None:
+            raise EvaluationError("the inline instance was discarded")
+        self._inline = None
+        found = instance.evaluate(self._entrypoint(question), document, deadline=self._deadline)
+        if instance.grown_bytes <= _MAX_GROWTH:
+            self._inline = instance
+        return self._decision(found, start)
+
+    def _ask_threaded(self, question: Question, document: bytes) -> list[JsonValue]:
+        entrypoint = self._entrypoint(question)
+        instance = self._threaded or self.policy.policy.instance()
+        # Forgotten while it runs: whatever goes wrong, a broken instance is never asked again.
+        self._threaded = None
+        found = instance.evaluate(entrypoint, document, deadline=self._deadline)
+        if instance.grown_bytes <= _MAX_GROWTH:
+            self._threaded = instance
+        return found
+
+    def _entrypoint(self, question: Question) -> int:
+        entrypoint = self._decisions.get(question)
+        if entrypoint is None:
+            raise MalformedAnswerError(f"the bundle has no entry point for the {question} question")
+        return entrypoint
+
+    def _decision(self, found: list[JsonValue], start: float) -> Decision:
+        if len(found) != 1:
+            raise MalformedAnswerError("the decision is undefined")
+        decision = read_decision(
+            found[0],
+            decision_id=str(uuid.uuid4()),
+            revision=self.policy.revision,
+            milliseconds=(time.perf_counter() - start) * 1000,
+            may_cache=self._may_cache,
+        )
+        return decision

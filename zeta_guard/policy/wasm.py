@@ -1,0 +1,277 @@
+"""A compiled policy in its sandbox: OPA's ``policy.wasm``, run by wasmtime (OPA WebAssembly ABI 1.2 and later).
+
+Nothing of the host is reachable from inside: no built-in is offered, a call of one traps. Every evaluation starts on the heap
+as it was after the data had been loaded. A trap, a deadline or a full memory makes the instance unusable; the caller makes
+a new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from zeta_guard.errors import GuardError, JsonValue
+
+if TYPE_CHECKING:
+    import wasmtime
+
+_PAGE: Final = 65_536
+_TICK_SECONDS: Final = 0.010
+_IDLE_TICKS: Final = 200
+_MAX_RESULT: Final = 4 * 1024 * 1024
+_BUILTIN_IMPORTS: Final = tuple(f"opa_builtin{count}" for count in range(5))
+
+
+class SandboxError(GuardError):
+    """The policy cannot be loaded into, or run in, the sandbox. The text names no input."""
+
+
+class MissingBuiltinError(SandboxError):
+    """The policy calls built-ins of OPA that the embedded engine does not have; ``names`` lists them."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(f"the embedded engine has no built-in {', '.join(names)}")
+        self.names: Final = names
+
+
+class EvaluationError(SandboxError):
+    """One evaluation failed: trap, deadline, memory or a malformed result. The instance must be discarded."""
+
+
+class _Sandbox:
+    """The one wasmtime engine of the process and the clock that interrupts what runs too long in it.
+
+    The clock thread ticks while evaluations happen and parks itself after two idle seconds, so that an idle guard sleeps.
+    """
+
+    def __init__(self) -> None:
+        import wasmtime
+
+        config = wasmtime.Config()
+        config.epoch_interruption = True
+        # Code is compiled on one thread: a pool of compiler threads costs more memory than it saves time.
+        config.parallel_compilation = False
+        self.engine = wasmtime.Engine(config)
+        self._awake = threading.Event()
+        self._used = False
+        threading.Thread(target=self._run, name="policy-clock", daemon=True).start()
+
+    def wake(self) -> None:
+        """Called before each evaluation."""
+        self._used = True
+        if not self._awake.is_set():
+            self._awake.set()
+
+    def _run(self) -> None:
+        idle = 0
+        while True:
+            self._awake.wait()
+            time.sleep(_TICK_SECONDS)
+            self.engine.increment_epoch()
+            if self._used:
+                self._used, idle = False, 0
+            elif (idle := idle + 1) > _IDLE_TICKS:
+                self._awake.clear()
+                idle = 0
+                if self._used:
+                    self._awake.set()
+
+
+_sandbox: _Sandbox | None = None
+_sandbox_lock = threading.Lock()
+
+
+def _the_sandbox() -> _Sandbox:
+    global _sandbox  # noqa: PLW0603
+    with _sandbox_lock:
+        if _sandbox is None:
+            _sandbox = _Sandbox()
+        return _sandbox
+
+
+class WasmPolicy:
+    """Compiled code and its data; makes instances. Immutable, safe to share between threads.
+
+    ``memory_bytes`` limits one instance: code, data and evaluation together. Raises :class:`MissingBuiltinError` and
+    :class:`SandboxError`.
+    """
+
+    def __init__(self, code: bytes, data: Mapping[str, JsonValue], *, memory_bytes: int) -> None:
+        import wasmtime
+
+        self._sandbox = _the_sandbox()
+        self.memory_bytes: Final = memory_bytes
+        try:
+            self._module = wasmtime.Module(self._sandbox.engine, code)
+        except wasmtime.WasmtimeError as error:
+            raise SandboxError("policy.wasm is not valid WebAssembly") from error
+        self._check_imports()
+        # Loaded without data first: an unknown built-in is reported before large data are parsed in vain.
+        bare = WasmInstance(self._sandbox, self._module, b"{}", memory_bytes)
+        if bare.builtins:
+            raise MissingBuiltinError(tuple(sorted(bare.builtins)))
+        self.entrypoints: Final[Mapping[str, int]] = bare.entrypoints
+        self._data = orjson.dumps(data)
+
+    def _check_imports(self) -> None:
+        import wasmtime
+
+        known = {"memory", "opa_abort", "opa_println", *_BUILTIN_IMPORTS}
+        for wanted in self._module.imports:
+            if wanted.module != "env" or wanted.name not in known:
+                raise SandboxError(f"policy.wasm wants {wanted.module}.{wanted.name}, which no policy of OPA needs")
+            if wanted.name == "memory" and not isinstance(wanted.type, wasmtime.MemoryType):
+                raise SandboxError("policy.wasm imports a memory that is none")
+
+    def instance(self) -> WasmInstance:
+        """A fresh instance with the data loaded; belongs to one thread at a time."""
+        return WasmInstance(self._sandbox, self._module, self._data, self.memory_bytes)
+
+
+class WasmInstance:
+    """One policy in memory. Not thread safe. Discard it after an :class:`EvaluationError`."""
+
+    def __init__(self, sandbox: _Sandbox, module: wasmtime.Module, data: bytes, memory_bytes: int) -> None:
+        import wasmtime
+
+        self._sandbox = sandbox
+        self._failure: tuple[type[Exception], ...] = (wasmtime.WasmtimeError, wasmtime.Trap, _Abort)
+        self._store = store = wasmtime.Store(sandbox.engine)
+        store.set_limits(memory_size=memory_bytes, instances=1, memories=1, tables=4)
+        self._set_deadline(60.0)
+        try:
+            self._memory, imports = self._provide(module, memory_bytes)
+            exports = wasmtime.Instance(store, module, imports).exports(store)
+            self._call: dict[str, Callable[..., Any]] = {
+                name: exports[name]  # type: ignore[misc]
+                for name in (
+                    "opa_eval",
+                    "opa_malloc",
+                    "opa_json_parse",
+                    "opa_json_dump",
+                    "opa_heap_ptr_get",
+                    "opa_heap_ptr_set",
+                    "builtins",
+                    "entrypoints",
+                )
+            }
+            version = (
+                exports["opa_wasm_abi_version"].value(store),  # type: ignore[union-attr]
+                exports["opa_wasm_abi_minor_version"].value(store),  # type: ignore[union-attr]
+            )
+            if version < (1, 2) or version[0] != 1:
+                raise SandboxError(f"policy.wasm speaks ABI {version[0]}.{version[1]}; expected 1.2 or a later 1.x")
+            self.builtins = tuple(self._dump("builtins"))
+            self.entrypoints = {str(name): int(number) for name, number in self._dump("entrypoints").items()}
+            self._data_address = self._load(data)
+        except (KeyError, AttributeError, *self._failure) as error:
+            raise SandboxError(
+                "policy.wasm cannot be loaded: it is no policy of OPA, or its data exceed the memory limit"
+            ) from error
+        self._heap = int(self._call["opa_heap_ptr_get"](store)) + 15 & ~15
+        self._loaded_bytes = self._memory.data_len(store)
+
+    def _provide(self, module: wasmtime.Module, memory_bytes: int) -> tuple[wasmtime.Memory, list[Any]]:
+        import wasmtime
+
+        store = self._store
+        memory: wasmtime.Memory | None = None
+        imports: list[Any] = []
+        for wanted in module.imports:
+            if isinstance(wanted.type, wasmtime.MemoryType):
+                least = wanted.type.limits.min
+                memory = wasmtime.Memory(
+                    store, wasmtime.MemoryType(wasmtime.Limits(least, max(least, memory_bytes // _PAGE)))
+                )
+                imports.append(memory)
+            elif isinstance(wanted.type, wasmtime.FuncType):
+                imports.append(wasmtime.Func(store, wanted.type, _ignore if wanted.name == "opa_println" else _abort))
+        if memory is None:
+            raise SandboxError("policy.wasm imports no memory")
+        return memory, imports
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._store.set_epoch_deadline(int(seconds / _TICK_SECONDS) + 2)
+
+    def _write(self, raw: bytes, address: int) -> None:
+        missing = address + len(raw) - self._memory.data_len(self._store)
+        if missing > 0:
+            self._memory.grow(self._store, -(-missing // _PAGE))
+        ctypes.memmove(self._base() + address, raw, len(raw))
+
+    def _base(self) -> int:
+        return ctypes.addressof(self._memory.data_ptr(self._store).contents)
+
+    def _text(self, address: int) -> bytes:
+        """The zero-terminated text at ``address``, which comes from inside and is believed in nothing."""
+        room = self._memory.data_len(self._store) - address
+        if address <= 0 or room <= 0:
+            raise EvaluationError("the policy returned no text")
+        for size in (16_384, _MAX_RESULT):
+            raw = ctypes.string_at(self._base() + address, min(size, room))
+            end = raw.find(b"\0")
+            if end >= 0:
+                return raw[:end]
+        raise EvaluationError("the policy's result is longer than 4 MiB")
+
+    def _dump(self, function: str) -> dict[str, Any]:
+        value = self._call[function](self._store)
+        found = orjson.loads(self._text(self._call["opa_json_dump"](self._store, value)))
+        if not isinstance(found, dict):
+            raise SandboxError(f"policy.wasm: {function} is no object")
+        return found
+
+    def _load(self, data: bytes) -> int:
+        store = self._store
+        address = self._call["opa_malloc"](store, len(data))
+        self._write(data, address)
+        self._sandbox.wake()
+        value = self._call["opa_json_parse"](store, address, len(data))
+        if value == 0:
+            raise SandboxError("the data of the bundle cannot be parsed")
+        return int(value)
+
+    def evaluate(self, entrypoint: int, document: bytes, *, deadline: float) -> list[JsonValue]:
+        """The result set of an entry point for an input document (JSON): ``[]`` when undefined.
+
+        ``deadline`` is in seconds and exact to some 20 ms. Raises :class:`EvaluationError`.
+        """
+        store = self._store
+        try:
+            self._set_deadline(deadline)
+            self._sandbox.wake()
+            self._write(document, self._heap)
+            start = self._heap + len(document) + 15 & ~15
+            address = self._call["opa_eval"](
+                store, 0, entrypoint, self._data_address, self._heap, len(document), start, 0
+            )
+            result = orjson.loads(self._text(address))
+        except self._failure as error:
+            raise EvaluationError("the evaluation was stopped: deadline, memory limit or an error inside") from error
+        except orjson.JSONDecodeError as error:
+            raise EvaluationError("the policy's result is not JSON") from error
+        if not isinstance(result, list):
+            raise EvaluationError("the policy's result is no result set")
+        return [member.get("result") if isinstance(member, dict) else member for member in result]
+
+    @property
+    def grown_bytes(self) -> int:
+        """By how much evaluations have grown the memory; it never shrinks, a new instance is smaller."""
+        return int(self._memory.data_len(self._store)) - self._loaded_bytes
+
+
+class _Abort(Exception):
+    """``opa_abort`` and every call of a built-in end the evaluation."""
+
+
+def _abort(*_: int) -> int:
+    raise _Abort
+
+
+def _ignore(*_: int) -> None:
+    return
