@@ -46,10 +46,11 @@ class UnsignedJwt:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What the client says about itself. ``product_id`` has at most 20 characters ``[0-9a-zA-Z-]`` (A_25338-01)."""
+    """What the client says about itself. ``product_id`` has at most 20 characters ``[0-9a-zA-Z-]``
+    (A_25338-01); the default is the product that test environments know."""
 
-    product_id: str = "ZETA-Guard-Client"
-    product_version: str = "0.1.0"
+    product_id: str = "ZETA-Test-Client"
+    product_version: str = "1.0.0"
     client_name: str = "zeta-guard client"
     platform: str = "linux"
     platform_product_id: Mapping[str, JsonValue] = field(

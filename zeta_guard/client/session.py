@@ -156,18 +156,12 @@ class ZetaClient:
 
     async def refresh(self) -> Tokens:
         """Exchange the refresh token. Raises Refused; the kept tokens are then untouched."""
-        tokens = self.state.tokens
-        if tokens is None or tokens.refresh_token is None:
-            raise ClientError("there is no refresh token", "Log in first.")
-        metadata, client_id, nonce = await self.discover(), await self.register(), await self.nonce()
-        form = token_request.refresh_form(
-            client_id=client_id,
-            refresh_token=tokens.refresh_token,
-            client_assertion=self.client_assertion(metadata.token_endpoint, nonce),
-            scopes=self.scopes(metadata),
-            audience=metadata.resource,
+        metadata = await self.discover()
+        await self.register()
+        nonce = await self.nonce()
+        return self._keep(
+            "refresh", await self.send_form(metadata.token_endpoint, self.refresh_form(metadata, nonce), nonce)
         )
-        return self._keep("refresh", await self.send_form(metadata.token_endpoint, form, nonce))
 
     async def exchange(self) -> Answer:
         """One token exchange, sent once; the answer as it is."""
@@ -362,6 +356,19 @@ class ZetaClient:
             ("Authorization", f"dpop {access_token}"),
             ("dpop", proof or self.proof(method, url, access_token=access_token)),
         ]
+
+    def refresh_form(self, metadata: GuardMetadata, nonce: bytes) -> token_request.Form:
+        """The refresh request of the kept refresh token. Raises ClientError when there is none."""
+        tokens = self.state.tokens
+        if tokens is None or tokens.refresh_token is None:
+            raise ClientError("there is no refresh token", "Log in first.")
+        return token_request.refresh_form(
+            client_id=self.state.client_id or "",
+            refresh_token=tokens.refresh_token,
+            client_assertion=self.client_assertion(metadata.token_endpoint, nonce),
+            scopes=self.scopes(metadata),
+            audience=metadata.resource,
+        )
 
     async def send_form(self, endpoint: str, form: token_request.Form, nonce: bytes) -> Answer:
         """POST a form of the token endpoint with a fresh proof."""

@@ -72,13 +72,15 @@ class VsdmService:
     """The service on a port of its own. Use as an asynchronous context manager.
 
     Beside the bundle: ``/whoami`` tells what the guard said about the caller, ``/health``, ``/service/status``. ``received``
-    keeps the last requests. ``fault_status`` answers everything with that status.
+    keeps the last requests. ``fault_status`` answers everything with that status. ``default_profile_version`` is taken
+    where the query names none: A_28047-01 demands it, the published OpenAPI file does not know it.
     """
 
     def __init__(
         self,
         insured: Sequence[Insured] = PERSONAS,
         *,
+        default_profile_version: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Callable[[], float] = time.time,
@@ -87,6 +89,7 @@ class VsdmService:
         self.insurers = {person.insurer_id for person in insured}
         self.received: deque[Received] = deque(maxlen=_REMEMBERED)
         self.fault_status = 0
+        self._default_profile_version = default_profile_version
         self._changed: dict[str, float] = {}
         self._proof_key = os.urandom(32)
         self._host = host
@@ -176,7 +179,8 @@ class VsdmService:
                 'If-None-Match is missing; send the last ETag, or "0" the first time',
                 expression="http.If-None-Match",
             )
-        _check_profile_version(request.query.getall("profileVersion", []))
+        default = [self._default_profile_version] if self._default_profile_version else []
+        _check_profile_version(request.query.getall("profileVersion", default))
         kvnr = self._person(context)
         bundle = self.bundle(kvnr)
         tag = fhir.entity_tag(bundle)
