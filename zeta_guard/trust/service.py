@@ -1,0 +1,242 @@
+"""The trust service: anchors that stay fresh, the chain of a leaf, its revocation state (``wire-contract`` section 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography import x509
+from prometheus_client import CollectorRegistry
+
+from zeta_guard.config import trust as trust_config
+from zeta_guard.errors import ConfigurationError, GuardError, ZetaError, unavailable
+from zeta_guard.http.outbound import Outbound
+from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.security_events import SecurityEvents
+from zeta_guard.trust.anchor_source import AnchorSource, DirectorySource
+from zeta_guard.trust.anchors import CaService, TrustAnchors
+from zeta_guard.trust.certificate import PARSER_ERRORS
+from zeta_guard.trust.chain import ChainError, check_policy, check_validity, find_issuer
+from zeta_guard.trust.contract import ChainedCertificate, SmcbCertificate, SmcbIdentity
+from zeta_guard.trust.demo_marker import bears_demo_marker
+from zeta_guard.trust.metrics import TrustMetrics
+from zeta_guard.trust.ocsp import Good, Refused
+from zeta_guard.trust.revocation import AnswerCache, RevocationCheck
+from zeta_guard.trust.trust_list_source import TrustListSource
+
+_LOGGER = logging.getLogger("zeta_guard.trust")
+
+RETRY_AFTER: Final = 5
+_CHAINED: Final = 4096
+_REFUSALS: Final = {
+    "revoked": "the certificate was revoked (OCSP)",
+    "unknown": "the certificate is unknown to its OCSP responder",
+    "cert_hash": "the OCSP responder holds another certificate under this serial number",
+}
+
+
+class TrustService:
+    """Implements :class:`zeta_guard.trust.contract.Trust`. One per process; used from one event loop.
+
+    Stages of its refusals (``ZetaError.stage``): ``trust_anchors``, ``demo_certificate``, ``certificate_chain``,
+    ``certificate_policy``, ``ocsp_revoked``, ``ocsp_unknown``, ``ocsp_cert_hash``, ``ocsp_unavailable``.
+    """
+
+    def __init__(
+        self,
+        config: trust_config.Trust,
+        store: AnswerCache,
+        outbound: Outbound,
+        clock: Callable[[], float],
+        registry: CollectorRegistry,
+        *,
+        events: SecurityEvents | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._events = events
+        self._metrics = TrustMetrics(registry)
+        self._revocation = RevocationCheck(config.ocsp, store, outbound, self._metrics)
+        self._source: AnchorSource
+        if config.tsl is not None:
+            self._source = TrustListSource(
+                config.tsl,
+                config.certificate_policies,
+                outbound,
+                self._metrics,
+                admit=self._refuse_demo,
+                alarm=self._on_alarm,
+            )
+        else:
+            assert config.directory is not None
+            self._source = DirectorySource(config.directory)
+        self._anchors: TrustAnchors | None = None
+        self._chained: OrderedDict[bytes, tuple[CaService, ...]] = OrderedDict()
+        self._refreshing: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Load the anchors and keep them fresh. Raises ConfigurationError when nothing usable is there."""
+        self._warn_unsafe()
+        if self._config.directory is not None and self._config.ocsp.mode != "ignore" and not self._config.ocsp.hosts:
+            raise ConfigurationError(
+                "trust.ocsp.hosts",
+                "empty",
+                "the OCSP responder hosts of the CAs in trust.directory (host or host:port)",
+                "A folder of certificates does not name responders as a trust list does.",
+            )
+        anchors = await self._source.start(now=self._clock())
+        self._refuse_demo(anchors)
+        self._adopt(anchors)
+        self._refreshing = asyncio.create_task(self._keep_fresh(), name="trust-refresh")
+
+    async def close(self) -> None:
+        """Cancel refreshes and running questions."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+            self._refreshing = None
+        await self._revocation.close()
+
+    async def refresh(self) -> None:
+        """Look at the source of the anchors now (also the configuration's reload). What is refused changes nothing."""
+        async with self._lock:
+            try:
+                anchors = await self._source.refresh(now=self._clock())
+                if anchors is not None:
+                    self._refuse_demo(anchors)
+                    self._adopt(anchors)
+            except GuardError as error:
+                self._metrics.refreshes.labels("failed").inc()
+                log_event(_LOGGER, logging.WARNING, "trust_refresh_failed", reason=str(error))
+                return
+            self._metrics.refreshes.labels("unchanged" if anchors is None else "changed").inc()
+            self._metrics.refreshed.set(self._clock())
+
+    def chain(self, certificate: SmcbCertificate, *, now: float) -> ChainedCertificate:
+        """Find and verify the issuer at ``now``, without I/O.
+
+        Raises ZetaError ``invalid_grant``; 503 ``temporarily_unavailable`` while the trust list is outdated.
+        """
+        anchors = self._usable(now)
+        self._refuse_demo_leaf(certificate)
+        try:
+            check_policy(certificate.certificate, self._config.certificate_policies)
+        except ChainError as error:
+            raise ZetaError("invalid_grant", str(error), stage="certificate_policy") from error
+        try:
+            issuer = check_validity(certificate.certificate, self._issuers(certificate, anchors), now)
+        except ChainError as error:
+            raise ZetaError("invalid_grant", str(error), stage="certificate_chain") from error
+        return ChainedCertificate(certificate, issuer.certificate)
+
+    async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:
+        """Ask OCSP, cache first.
+
+        Raises ZetaError ``invalid_grant`` for *revoked* and *unknown*, 503 when nobody authorised answered usably.
+        """
+        anchors = self._usable(now)
+        leaf = chained.certificate
+        if self._config.ocsp.mode == "ignore":
+            return SmcbIdentity(leaf, chained.issuer, 0.0)
+        issuer = _service_of(chained.issuer, anchors)
+        if issuer is None:
+            raise ZetaError(
+                "invalid_grant", "the certificate's issuer is not a trust anchor", stage="certificate_chain"
+            )
+        outcome = await self._revocation.outcome(leaf, issuer, anchors, now=now)
+        if isinstance(outcome, Good):
+            return SmcbIdentity(leaf, chained.issuer, outcome.produced_at)
+        if isinstance(outcome, Refused):
+            raise ZetaError("invalid_grant", _REFUSALS[outcome.reason], stage=f"ocsp_{outcome.reason}")
+        raise unavailable(
+            "the revocation state of the certificate cannot be checked now",
+            retry_after=RETRY_AFTER,
+            stage="ocsp_unavailable",
+        )
+
+    async def readiness(self) -> str | None:
+        """None when logins can be checked, else one line."""
+        if self._anchors is None:
+            return "trust anchors are not loaded"
+        until = self._anchors.usable_until
+        if until is not None and self._clock() > until:
+            return f"trust list is outdated since {datetime.fromtimestamp(until, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return None
+
+    def _usable(self, now: float) -> TrustAnchors:
+        anchors = self._anchors
+        if anchors is None:
+            raise unavailable("trust anchors are not loaded", stage="trust_anchors")
+        if anchors.usable_until is not None and now > anchors.usable_until:
+            raise unavailable("the trust list is outdated", retry_after=60, stage="trust_anchors")
+        return anchors
+
+    def _issuers(self, certificate: SmcbCertificate, anchors: TrustAnchors) -> tuple[CaService, ...]:
+        """Name, key identifier and signature never change for a leaf and a set of anchors; times and status do."""
+        known = self._chained.get(certificate.fingerprint)
+        if known is not None:
+            self._chained.move_to_end(certificate.fingerprint)
+            return known
+        issuers = find_issuer(certificate.certificate, anchors)
+        self._chained[certificate.fingerprint] = issuers
+        if len(self._chained) > _CHAINED:
+            self._chained.popitem(last=False)
+        return issuers
+
+    def _adopt(self, anchors: TrustAnchors) -> None:
+        self._anchors = anchors
+        self._chained.clear()
+        self._revocation.forget()
+        self._metrics.anchors.labels("ca").set(anchors.authority_count)
+        self._metrics.anchors.labels("ocsp").set(sum(len(signers) for signers in anchors.responders.values()))
+
+    def _refuse_demo(self, anchors: TrustAnchors) -> None:
+        if self._config.unsafe_demo_trust or not anchors.demo:
+            return
+        raise ConfigurationError(
+            "trust.tsl" if self._config.tsl is not None else "trust.directory",
+            "a certificate of the demo PKI",
+            "certificates of the Telematikinfrastruktur",
+            "For laboratories only: trust.unsafe_demo_trust.",
+        )
+
+    def _refuse_demo_leaf(self, certificate: SmcbCertificate) -> None:
+        if self._config.unsafe_demo_trust:
+            return
+        try:
+            demo = bears_demo_marker(certificate.certificate)
+        except PARSER_ERRORS as error:
+            raise ZetaError("invalid_grant", "certificate cannot be read", stage="certificate_chain") from error
+        if demo:
+            raise ZetaError("invalid_grant", "certificates of the demo PKI are not accepted", stage="demo_certificate")
+
+    def _warn_unsafe(self) -> None:
+        unsafe = {
+            "unsafe_demo_trust": self._config.unsafe_demo_trust,
+            "ocsp_ignore": self._config.ocsp.mode == "ignore",
+        }
+        for setting, in_force in unsafe.items():
+            self._metrics.unsafe.labels(setting).set(1 if in_force else 0)
+            if in_force:
+                log_event(_LOGGER, logging.WARNING, "unsafe_trust_setting", setting=setting)
+
+    def _on_alarm(self, reason: str) -> None:
+        self._metrics.alarms.labels(reason).inc()
+        log_event(_LOGGER, logging.ERROR, "trust_list_alarm", reason=reason)
+        if self._events is not None:
+            self._events.emit("trust_list_alarm", reason=reason)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._source.pause)
+            await self.refresh()
+
+
+def _service_of(issuer: x509.Certificate, anchors: TrustAnchors) -> CaService | None:
+    candidates = anchors.authorities.get(issuer.subject.public_bytes(), ())
+    return next((ca for ca in candidates if ca.certificate == issuer), None)
