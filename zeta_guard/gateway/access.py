@@ -1,0 +1,270 @@
+"""May this request pass? Decided without I/O (``wire-contract`` section 7.1, ``architecture`` section 3).
+
+A pure function of the request's facts, the keys and the configuration. Its verdict is one of three: refuse; *claim this, then
+ask that policy*; or *keys of this issuer are missing* (the app loads them and asks again). Tests play it as a script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from zeta_guard.config.guard import GuardConfig
+from zeta_guard.errors import ZetaError
+from zeta_guard.gateway.headers import client_data_line, user_info_line
+from zeta_guard.gateway.popp import PoppToken, PoppVerifier
+from zeta_guard.gateway.route import Route, RouteTable, check_method
+from zeta_guard.http.address import parse_address
+from zeta_guard.http.facts import IPAddress, RequestFacts
+from zeta_guard.jose.dpop import verify_dpop_proof
+from zeta_guard.jose.recent import Recent
+from zeta_guard.store.claim_key import claim_key
+from zeta_guard.store.contract import Claim, block_subject
+from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
+from zeta_guard.tokens.verifier import SLOT, AccessTokenVerifier, MissingKey
+
+_KNOWN_HOLDERS: Final = 10_000
+_DPOP: Final = "dpop"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A verified access token and what follows from it alone: the same for every request that carries it."""
+
+    token: AccessToken
+    subjects: tuple[str, ...]
+    user_info: bytes
+    client_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What was proven. On a public route nothing was: ``holder`` is None and there is nothing to claim.
+
+    ``claims`` and ``subjects`` go to the store in one trip; the request passes when they are won and not blocked, and when the
+    request policy agrees, where the route has one. ``fingerprint`` identifies the request if it may be sent again.
+    """
+
+    route: Route
+    holder: Holder | None = None
+    popp: PoppToken | None = None
+    claims: tuple[Claim, ...] = ()
+    subjects: tuple[str, ...] = ()
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The request does not pass; ``error`` is what the client hears."""
+
+    error: ZetaError
+    route: Route | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MissingKeys:
+    """A trusted issuer signed with a key that is not known: load its keys, then decide again."""
+
+    kind: Literal["token", "popp"]
+    issuer: str
+    kid: str
+    route: Route
+
+
+Verdict = Grant | Refuse | MissingKeys
+Pseudonyms = Callable[[str], Sequence[str]]
+
+
+class AccessCheck:
+    """The rules of one configuration.
+
+    ``pseudonyms`` names an institution as the block list does (all names that are in use); without it, blocks of
+    institutions are not looked for.
+    """
+
+    def __init__(
+        self,
+        config: GuardConfig,
+        *,
+        table: RouteTable,
+        verifier: AccessTokenVerifier,
+        popp: PoppVerifier,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
+        self._table: Final = table
+        self._verifier: Final = verifier
+        self._popp: Final = popp
+        self._pseudonyms: Final = pseudonyms
+        self._leeway: Final = config.gateway.token_leeway
+        self._skew: Final = config.limits.skew
+        self._proof_age: Final = config.limits.proof_age
+        self._audiences: Final[Mapping[str, tuple[str, ...]]] = {
+            issuer.issuer: issuer.audiences for issuer in config.gateway.issuers if issuer.audiences
+        }
+        self._holders: Final[Recent[str, Holder]] = Recent(_KNOWN_HOLDERS)
+
+    def decide(self, facts: RequestFacts) -> Verdict:
+        """The verdict on one request. Never raises."""
+        route = None
+        try:
+            route = self._table.select(facts.path)
+            check_method(route, facts.method)
+            if route.rule.public:
+                return Grant(route)
+            return self._decide(route, facts)
+        except ZetaError as error:
+            return Refuse(error, route)
+
+    def _decide(self, route: Route, facts: RequestFacts) -> Verdict:
+        text = read_authorization(facts.headers.getall("Authorization", ()))
+        token = self._verifier.verify(text, now=facts.now)
+        if isinstance(token, MissingKey):
+            return MissingKeys("token", token.issuer, token.kid, route)
+        self._check_token(token, route, facts.now)
+        proof = verify_dpop_proof(
+            facts.headers.getall("DPoP", ()),
+            method=facts.method,
+            url=facts.url,
+            now=facts.now,
+            past=self._proof_age,
+            ahead=self._skew,
+            nonce="absent-ok",
+            access_token=text,
+            status=401,
+        )
+        if proof.jkt != token.jkt:
+            raise ZetaError(
+                "invalid_dpop_proof",
+                "DPoP proof: made with another key than the access token is bound to",
+                stage="dpop",
+            )
+        if route.rule.bind_address:
+            check_address(token, facts.client_address)
+        check_acr(token, route)
+        popp = None
+        if route.rule.popp is not None:
+            checked = self._popp.check(facts.headers.getall("PoPP", ()), route.rule.popp, token, now=facts.now)
+            if isinstance(checked, MissingKey):
+                return MissingKeys("popp", checked.issuer, checked.kid, route)
+            popp = checked
+        remembered = proof.claim(past=self._proof_age, ahead=self._skew)
+        holder = self._holder(token)
+        return Grant(
+            route,
+            holder,
+            popp,
+            (Claim(claim_key(remembered.kind, *remembered.parts), remembered.dated, remembered.ttl, "DPoP proof"),),
+            holder.subjects,
+            claim_key("request", facts.method, facts.target, text, str(facts.client_address)),
+        )
+
+    def _check_token(self, token: AccessToken, route: Route, now: float) -> None:
+        if now >= token.expires_at + self._leeway:
+            raise SLOT.refuse(f"expired {math.floor(now) - token.expires_at} s ago; server time is {math.floor(now)}")
+        if token.issued_at > now + self._skew:
+            raise SLOT.refuse(
+                f"'iat' is {token.issued_at - math.floor(now)} s ahead; at most {self._skew} s allowed, "
+                f"server time is {math.floor(now)}"
+            )
+        not_before = token.claims.get("nbf")
+        if not_before is not None and (type(not_before) is not int or not_before > now + self._skew):
+            raise SLOT.refuse(f"'nbf' does not hold at server time {math.floor(now)}")
+        status = route.rule.insufficient_scope_status
+        if route.audience not in token.audience:
+            raise ZetaError(
+                "invalid_token",
+                f"access token: 'aud' does not name this service; expected {route.audience}",
+                status=status,
+                stage="audience",
+            )
+        # An issuer is believed only for the audiences that the configuration gives it.
+        audiences = self._audiences.get(token.issuer)
+        if audiences is not None and route.audience not in audiences:
+            raise ZetaError(
+                "invalid_token",
+                "access token: its issuer may not issue tokens for this service",
+                status=status,
+                stage="audience",
+            )
+        if not route.scopes <= token.scopes:
+            missing = " ".join(sorted(route.scopes - token.scopes))
+            raise ZetaError(
+                "insufficient_scope", f"access token: lacks the scope {missing}", status=status, stage="scope"
+            )
+
+    def _holder(self, token: AccessToken) -> Holder:
+        known = self._holders.get(token.jti)
+        # The verifier hands out the same object as long as it remembers the token; equal ids alone prove nothing.
+        if known is not None and known.token is token:
+            return known
+        subjects = [
+            block_subject("session", token.session_id),
+            block_subject("client", token.client_id),
+            block_subject("product", token.product_id),
+        ]
+        if self._pseudonyms is not None:
+            subjects += [block_subject("institution", name) for name in self._pseudonyms(token.telematik_id)]
+        holder = Holder(token, tuple(subjects), user_info_line(token), client_data_line(token))
+        self._holders.put(token.jti, holder)
+        return holder
+
+
+def read_authorization(values: Sequence[str]) -> str:
+    """The token of ``Authorization: DPoP <token>`` (scheme in any case; ``Bearer`` is none of ours).
+
+    Raises ZetaError 401 ``invalid_token``.
+    """
+    if len(values) != 1:
+        raise ZetaError(
+            "invalid_token",
+            "The request has no access token; send 'Authorization: DPoP <token>'."
+            if not values
+            else "The request has several Authorization headers; exactly one is expected.",
+            stage="access_token",
+        )
+    scheme, separator, token = values[0].strip(" \t").partition(" ")
+    if scheme.lower() != _DPOP or not separator:
+        raise ZetaError(
+            "invalid_token",
+            "The scheme of Authorization must be DPoP, followed by the access token.",
+            stage="access_token",
+        )
+    return token.lstrip(" ")
+
+
+def check_address(token: AccessToken, address: IPAddress | None) -> None:
+    """Raises ZetaError 401 ``invalid_token`` unless the request comes from the address that the token was issued to."""
+    if address is None:
+        raise ZetaError(
+            "invalid_token", "access token: the client address is unknown, but the route binds to it", stage="address"
+        )
+    if token.ip_address != _text_of(address) and (
+        token.ip_address is None or parse_address(token.ip_address) != address
+    ):
+        raise ZetaError(
+            "invalid_token",
+            "access token: the client address is not the one that the token was issued to; get a new token",
+            stage="address",
+        )
+
+
+def check_acr(token: AccessToken, route: Route) -> None:
+    """Raises ZetaError 401 ``insufficient_user_authentication`` when the level of assurance is too low (RFC 9470 §3)."""
+    if route.acr_rank < 0:
+        return
+    rank = ACR_ORDER.index(token.acr) if token.acr in ACR_ORDER else -1
+    if rank < route.acr_rank:
+        raise ZetaError(
+            "insufficient_user_authentication",
+            f"access token: 'acr' is too low for this route; expected {ACR_ORDER[route.acr_rank]}",
+            stage="acr",
+            headers={"zeta-error-origin": "pep"},
+        )
+
+
+@lru_cache(maxsize=4096)
+def _text_of(address: IPAddress) -> str:
+    return str(address)

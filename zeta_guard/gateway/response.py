@@ -1,0 +1,108 @@
+"""Answers that are written to the client's connection directly, in as few writes as possible.
+
+aiohttp's own response classes cost more than the rest of a forwarded request; what it needs afterwards is only whether the
+connection stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import HttpVersion10, web
+from aiohttp.helpers import rfc822_formatted_time
+from multidict import CIMultiDict
+
+from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_MOST_STATUS_LINES: Final = 512
+_status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
+
+
+class WrittenResponse(web.StreamResponse):
+    """An answer whose bytes are on their way already; aiohttp adds nothing to it."""
+
+    def __init__(self, status: int, *, keep_alive: bool, size: int = 0) -> None:
+        # The base class would prepare much that nobody asks a written answer for.
+        self._state = {}
+        self._headers = CIMultiDict()
+        self._status = status
+        self._reason = ""
+        self._keep_alive = keep_alive
+        self._body_length = size
+        self._eof_sent = True
+
+
+class ClientWriter:
+    """Writes one answer to the client of a request. Raises ConnectionResetError once the client is gone."""
+
+    __slots__ = ("_request", "_transport", "_version10", "keep_alive", "size")
+
+    def __init__(self, request: web.BaseRequest, *, keep_alive: bool) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        self._request: Final = request
+        self._transport: Final[asyncio.Transport] = transport
+        self._version10: Final = request.version <= HttpVersion10
+        self.keep_alive = keep_alive and request.keep_alive
+        self.size = 0
+
+    @property
+    def can_chunk(self) -> bool:
+        """Whether the client understands chunked bodies (HTTP/1.1)."""
+        return not self._version10
+
+    def head(self, status: int, reason: bytes, outgoing: Outgoing, framing: bytes, rate: bytes) -> bytes:
+        """The head of the answer; ``framing`` and ``rate`` are complete header lines."""
+        line = _status_lines.get((status, reason))
+        if line is None:
+            line = _status_line(status, reason)
+        if not outgoing.dated:
+            framing += b"Date: %b\r\n" % rfc822_formatted_time().encode("ascii")
+        if rate and not outgoing.limited:
+            framing += rate
+        if not self.keep_alive:
+            framing += b"Connection: close\r\n"
+        elif self._version10:
+            framing += b"Connection: keep-alive\r\n"
+        return b"%b%b%b%b\r\n" % (line, outgoing.lines, framing, API_VERSION_LINE)
+
+    def write(self, piece: bytes) -> None:
+        """Send."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        self._transport.write(piece)
+        self.size += len(piece)
+        # aiohttp asks this before it would answer an error of its own.
+        self._request.writer.output_size += len(piece)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the client has taken enough; TimeoutError when it takes nothing for ``seconds``."""
+        if self._request.protocol.writing_paused:
+            async with asyncio.timeout(seconds):
+                await self._request.writer.drain()
+
+    def abort(self) -> None:
+        """Cut the connection: what was announced will not come."""
+        self.keep_alive = False
+        self._transport.abort()
+
+    def done(self, status: int) -> WrittenResponse:
+        """The answer is complete."""
+        return WrittenResponse(status, keep_alive=self.keep_alive, size=self.size)
+
+
+def _status_line(status: int, reason: bytes) -> bytes:
+    if not reason:
+        try:
+            reason = HTTPStatus(status).phrase.encode("ascii")
+        except ValueError:
+            reason = b""
+    line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+    if len(_status_lines) < _MOST_STATUS_LINES and len(reason) <= 64:
+        _status_lines[(status, reason)] = line
+    return line

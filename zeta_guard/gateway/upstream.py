@@ -1,0 +1,416 @@
+"""One connection to a backend: HTTP/1.1 with strict framing and streaming in both directions (RFC 9112).
+
+llhttp (httptools) parses; what it lets through and a backend behind us could mean differently is refused here: framing that
+is not exactly one ``Content-Length`` or exactly ``chunked`` is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from zeta_guard.errors import GuardError
+
+if TYPE_CHECKING:
+    from zeta_guard.gateway.deadline import DeadlineWatch
+    from zeta_guard.gateway.upstream_pool import UpstreamPool
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Largest header of an answer."""
+
+MAX_HEADERS: Final = 200
+"""Most header lines of an answer."""
+
+MAX_INTERIM: Final = 16
+"""Most 1xx answers before the final one."""
+
+_READ_AHEAD: Final = 262_144
+_WRITE_AHEAD: Final = 262_144
+_NO_BODY: Final = frozenset({204, 205, 304})
+
+
+class Fault(StrEnum):
+    """How an exchange with a backend failed."""
+
+    REFUSED = "refused"
+    """No connection (refused, unreachable, TLS, too slow to open): nothing was sent."""
+    CLOSED = "closed"
+    """The connection was closed before any byte of an answer."""
+    GARBAGE = "garbage"
+    """The answer is not HTTP, or its framing is ambiguous."""
+    TRUNCATED = "truncated"
+    """The answer broke off."""
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+    """Every connection is in use, and none became free in time."""
+    UNHEALTHY = "unhealthy"
+    """No server of the route passes its health check."""
+
+
+class UpstreamError(GuardError):
+    """An exchange that failed. ``reached`` says whether the backend may have seen any of the request."""
+
+    def __init__(self, fault: Fault, *, reached: bool) -> None:
+        super().__init__(fault.value)
+        self.fault: Final = fault
+        self.reached: Final = reached
+
+
+class ResponseHead(NamedTuple):
+    """The head of a final answer. ``length`` is None when the body's length is not announced."""
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+    length: int | None
+    has_body: bool
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection, one exchange at a time: ``begin``, ``write``…, ``head``, ``read`` until empty, then back to the pool.
+
+    Invariants: between two exchanges no byte may arrive; ``complete`` is set exactly when the answer's framing says so.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_drain_waiter",
+        "_error",
+        "_head_bytes",
+        "_head_only",
+        "_header_bytes",
+        "_header_lines",
+        "_headers",
+        "_interim",
+        "_interims",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_reason",
+        "_size",
+        "_until_close",
+        "_waiter",
+        "_watch",
+        "_writing_paused",
+        "answered",
+        "authority",
+        "busy",
+        "complete",
+        "deadline",
+        "dirty",
+        "exchanges",
+        "idle_since",
+        "pool",
+        "reading_paused",
+        "response",
+        "transport",
+        "upgraded_with",
+    )
+
+    def __init__(self, watch: DeadlineWatch, loop: asyncio.AbstractEventLoop, authority: bytes = b"") -> None:
+        self.pool: UpstreamPool | None = None
+        self.authority: Final = authority
+        self._watch: Final = watch
+        self._loop: Final = loop
+        self.transport: asyncio.Transport | None = None
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._writing_paused = False
+        self.reading_paused = False
+        self.deadline = math.inf
+        self.idle_since = 0.0
+        self.exchanges = 0
+        self.busy = False
+        self.dirty = False
+        self._reset(head_only=False)
+
+    def __repr__(self) -> str:
+        state = "busy" if self.busy else "idle" if self.open else "closed"
+        return f"UpstreamConnection({state}, {self.exchanges} exchanges)"
+
+    def _reset(self, *, head_only: bool) -> None:
+        self._head_only = head_only
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._error: Exception | None = None
+        self._interim = False
+        self._keep_alive = False
+        self._until_close = False
+        self._head_bytes = 0
+        self._header_bytes = 0
+        self._header_lines = 0
+        self._interims = 0
+        self.response: ResponseHead | None = None
+        self.complete = False
+        self.answered = False
+        self.upgraded_with: bytes | None = None
+
+    # the exchange
+
+    @property
+    def open(self) -> bool:
+        """Whether the connection can be written to."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another exchange may follow: the answer is complete, nothing came after it, and both sides keep alive."""
+        return self.complete and self._keep_alive and not self.dirty and self.open
+
+    def begin(self, *, head_only: bool) -> None:
+        """Start an exchange; ``head_only`` for HEAD, whose answer has no body whatever it announces."""
+        self.busy = True
+        self.exchanges += 1
+        self._reset(head_only=head_only)
+
+    def write(self, piece: bytes) -> None:
+        """Send; nothing happens when the connection is gone (``head`` says so)."""
+        if self.transport is not None:
+            self.transport.write(piece)
+
+    async def drain(self) -> None:
+        """Wait until the backend has taken enough of what was written, or is gone."""
+        if self._writing_paused and self.transport is not None:
+            self._drain_waiter = self._loop.create_future()
+            try:
+                await self._drain_waiter
+            finally:
+                self._drain_waiter = None
+
+    async def head(self) -> ResponseHead:
+        """The head of the final answer. Raises :class:`UpstreamError`, or what :meth:`fail` was called with."""
+        while self.response is None:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self.response
+
+    async def read(self) -> bytes:
+        """What came of the body since the last call; empty at its end. Raises as :meth:`head`."""
+        while not self._chunks:
+            if self.complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What came of the body, without waiting."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        self._chunks = []
+        self._size = 0
+        if self.reading_paused and self.transport is not None:
+            self.reading_paused = False
+            self.transport.resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def expect_within(self, seconds: float) -> None:
+        """Set the deadline of the next step of this exchange."""
+        self._watch.set(self, seconds)
+
+    def pause_deadline(self) -> None:
+        """No deadline while others are waited for."""
+        self._watch.drop(self)
+
+    def deadline_passed(self) -> None:
+        """Too slow: the exchange fails, the connection is closed."""
+        self.fail(UpstreamError(Fault.TIMEOUT, reached=True))
+
+    def fail(self, error: Exception) -> None:
+        """End the exchange with ``error``, unless it has ended already."""
+        if self._error is None and not self.complete:
+            self._error = error
+        self.abort()
+        self._wake()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def finish(self) -> None:
+        """End the exchange: back to the pool if the connection can serve another one, else close it."""
+        if not self.busy:
+            return
+        self._watch.drop(self)
+        self.busy = False
+        pool = self.pool
+        if pool is not None and self.reusable:
+            pool.give_back(self)
+        elif self.transport is not None:
+            if self.complete:
+                self.transport.close()
+            else:
+                self.transport.abort()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Hand the transport over after an upgrade, with what the backend sent behind its 101."""
+        transport = self.transport
+        assert transport is not None
+        self._watch.drop(self)
+        self.transport = None
+        self._parser = None
+        return transport, self.upgraded_with or b""
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy or self._parser is None:
+            # Nobody asked: whatever this is, the next answer must not be made of it.
+            self.dirty = True
+            self.abort()
+            return
+        if self.upgraded_with is not None:
+            # Frames that came before the tunnel stood.
+            self.upgraded_with += data
+            return
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self.upgraded_with = data[upgrade.args[0] :]
+        except HttpParserError:
+            if not self.complete:
+                self.fail(UpstreamError(Fault.GARBAGE, reached=True))
+                return
+            self.dirty = True
+        if self.response is None:
+            self._head_bytes += len(data)
+            if self._error is None and self._head_bytes > MAX_HEAD_BYTES:
+                self._error = UpstreamError(Fault.GARBAGE, reached=True)
+            if self._error is not None:
+                self.fail(self._error)
+            return
+        if self._size > _READ_AHEAD and not self.complete and not self.reading_paused and self.transport is not None:
+            self.reading_paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """The transport closes itself; ``connection_lost`` judges what came."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._parser = None
+        self._watch.drop(self)
+        if self.busy and not self.complete and self._error is None:
+            if self._until_close and exc is None:
+                self.complete = True
+            elif self.response is not None:
+                self._error = UpstreamError(Fault.TRUNCATED, reached=True)
+            else:
+                self._error = UpstreamError(Fault.GARBAGE if self.answered else Fault.CLOSED, reached=True)
+        self._wake()
+        self.resume_writing()
+        if self.pool is not None:
+            self.pool.lost(self)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        waiter = self._drain_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.dirty = True
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind the head these are trailers, which are dropped (RFC 9110 §6.5.1), but not without a limit.
+        self._header_bytes += len(name) + len(value) + 4
+        self._header_lines += 1
+        if self._header_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
+            raise HttpParserError("the header of the answer is too large")
+        if self.response is None:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        parser = self._parser
+        assert parser is not None
+        status = parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._interim = True
+            return
+        length, chunked = self._framing(parser.get_http_version())
+        has_body = not (self._head_only or status in _NO_BODY or status == 101)
+        delimited = chunked or length is not None or not has_body
+        self._keep_alive = delimited and parser.should_keep_alive()
+        self._until_close = not delimited
+        self.response = ResponseHead(status, self._reason, self._headers, length, has_body)
+        if not has_body:
+            # The parser may wait for a body that the framing announces and that never comes: it is done with this connection.
+            self.complete = True
+            self._parser = HttpResponseParser(self)
+
+    def on_body(self, piece: bytes) -> None:
+        if self.complete:
+            self.dirty = True
+            return
+        self._chunks.append(piece)
+        self._size += len(piece)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            self._headers = []
+            self._reason = b""
+            self._interims += 1
+            if self._interims > MAX_INTERIM:
+                self._error = UpstreamError(Fault.GARBAGE, reached=True)
+        elif self.response is not None:
+            self.complete = True
+
+    def _framing(self, version: str) -> tuple[int | None, bool]:
+        """Announced length, and whether the body is chunked. Raises HttpParserError for everything that is not plain."""
+        length: int | None = None
+        chunked = False
+        for name, value in self._headers:
+            size = len(name)
+            if size == 14 and name.lower() == b"content-length":
+                if length is not None or not value.isdigit() or len(value) > 18:
+                    raise HttpParserError("Content-Length is not one number")
+                length = int(value)
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                if chunked or value.strip(b" \t").lower() != b"chunked" or version != "1.1":
+                    raise HttpParserError("Transfer-Encoding is not exactly chunked")
+                chunked = True
+        if (chunked and length is not None) or version not in ("1.1", "1.0"):
+            raise HttpParserError("ambiguous framing")
+        return length, chunked
