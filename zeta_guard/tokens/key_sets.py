@@ -37,14 +37,17 @@ MAX_KEYS: Final = 100
 COOLDOWN: Final = 10.0
 """Seconds between two fetches, whoever asks."""
 
-UNKNOWN_KID_SECONDS: Final = 60.0
-"""How long a ``kid`` that was not there after a fetch causes no other one."""
+UNKNOWN_KID_SECONDS: Final = 30.0
+"""How long a ``kid`` that a fetch did not bring causes no other one."""
 
-_UNKNOWN_KIDS: Final = 1024
+MAX_KID: Final = 256
+"""Longest ``kid``, in characters."""
+
+_MOST_SOUGHT: Final = 1024
 _SHORTEST_AGE: Final = 30.0
 _LONGEST_AGE: Final = 3600.0
 _USUAL_AGE: Final = 300.0
-_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
+_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,9})")
 _KEY: Final = Slot("key of a key set", "server_error")
 
 PublicKeys = Mapping[str, ec.EllipticCurvePublicKey]
@@ -79,8 +82,8 @@ class LocalKeySet:
     def __init__(self, issuer: str, keys: Callable[[], PublicKeys]) -> None:
         self.issuer: Final = issuer
         self._keys: Final = keys
-        self._seen: frozenset[str] = frozenset(keys())
-        self._version = 1
+        self._seen: frozenset[str] = frozenset()
+        self._version = 0
 
     @property
     def version(self) -> int:
@@ -112,7 +115,7 @@ class RemoteKeySet:
         "_failed",
         "_fetching",
         "_keys",
-        "_unknown",
+        "_sought_in_vain",
         "_version",
         "attempted_at",
         "ca_file",
@@ -142,7 +145,7 @@ class RemoteKeySet:
         self._etag: str | None = None
         self._failed = False
         self._fetching: asyncio.Task[None] | None = None
-        self._unknown: Recent[str, float] = Recent(_UNKNOWN_KIDS)
+        self._sought_in_vain: Recent[str, float] = Recent(_MOST_SOUGHT)
         self.attempted_at = -math.inf
         self.loaded_at = -math.inf
         self.due_at = -math.inf
@@ -168,22 +171,23 @@ class RemoteKeySet:
         Raises ZetaError 503 ``temporarily_unavailable`` when there is no set at all, or when ``kid`` is still unknown and the
         last fetch failed.
         """
-        if kid is not None and self._is_known_to_be_unknown(kid, now):
+        if kid is not None and (len(kid) > MAX_KID or self._was_sought_in_vain(kid, now)):
             return
         if self._fetching is None and not 0 <= now - self.attempted_at < self._cooldown:
             self.attempted_at = now
             self._fetching = asyncio.create_task(self._fetch(now), name=f"key set of {self.issuer}")
-        if self._fetching is not None:
-            # One caller that goes away must not take the fetch of all others with it.
-            await asyncio.shield(self._fetching)
-        if kid is None:
-            missing = not self._keys
-        else:
-            missing = kid not in self._keys
-            if missing and not self._failed:
-                self._unknown.put(kid, now)
-        if missing and (self._failed or not self._keys):
+        fetching = self._fetching
+        if fetching is not None:
+            # Not awaited directly: one caller that goes away must not take the fetch of all others with it.
+            await asyncio.wait((fetching,))
+            if not fetching.cancelled():
+                fetching.result()
+        if self._keys and (kid is None or kid in self._keys):
+            return
+        if self._failed or not self._keys:
             raise unavailable("The keys of the token issuer cannot be fetched now", stage="key_set")
+        if kid is not None and fetching is not None:
+            self._sought_in_vain.put(kid, now)
 
     async def keep_fresh(self, clock: Callable[[], float]) -> None:
         """Fetch whenever the set's ``max-age`` is over, until cancelled. Failures are retried after the cooldown."""
@@ -202,8 +206,8 @@ class RemoteKeySet:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _is_known_to_be_unknown(self, kid: str, now: float) -> bool:
-        asked_at = self._unknown.get(kid)
+    def _was_sought_in_vain(self, kid: str, now: float) -> bool:
+        asked_at = self._sought_in_vain.get(kid)
         return asked_at is not None and 0 <= now - asked_at < UNKNOWN_KID_SECONDS
 
     async def _fetch(self, now: float) -> None:
@@ -223,11 +227,13 @@ class RemoteKeySet:
         except GuardError as error:
             self._failed = True
             self.due_at = now + self._cooldown
-            log_event(logger, logging.WARNING, "key_set_not_fetched", issuer=self.issuer, reason=str(error))
+            # Only the kind of an outbound failure: its text names a host, which may be an internal one.
+            reason = getattr(error, "reason", None) or str(error)
+            log_event(logger, logging.WARNING, "key_set_not_fetched", issuer=self.issuer, reason=reason)
         else:
             self._failed = False
             self.loaded_at = now
-            self.due_at = now + _usual_age(answer.headers.get("Cache-Control", ""))
+            self.due_at = now + _fresh_for(answer.headers.get("cache-control", ""))
         finally:
             self._fetching = None
 
@@ -235,7 +241,7 @@ class RemoteKeySet:
         if _points(keys) != _points(self._keys):
             self._keys = keys
             self._version += 1
-            self._unknown.clear()
+            self._sought_in_vain.clear()
             log_event(logger, logging.INFO, "key_set_changed", issuer=self.issuer, keys=len(keys))
 
 
@@ -284,15 +290,16 @@ def _kid_of(member: JsonValue) -> str | None:
     operations = member.get("key_ops")
     if operations is not None and not (isinstance(operations, list) and "verify" in operations):
         return None
-    return kid if isinstance(kid, str) and 0 < len(kid) <= 256 else None
+    return kid if isinstance(kid, str) and 0 < len(kid) <= MAX_KID else None
 
 
 def _points(keys: PublicKeys) -> dict[str, tuple[int, int]]:
     return {kid: (key.public_numbers().x, key.public_numbers().y) for kid, key in keys.items()}
 
 
-def _usual_age(cache_control: str) -> float:
-    found = _MAX_AGE.search(cache_control)
-    if found is None or "no-store" in cache_control or "no-cache" in cache_control:
-        return _USUAL_AGE if found is None and not cache_control else _SHORTEST_AGE
-    return min(max(float(found[1]), _SHORTEST_AGE), _LONGEST_AGE)
+def _fresh_for(cache_control: str) -> float:
+    directives = cache_control.lower()
+    if "no-store" in directives or "no-cache" in directives:
+        return _SHORTEST_AGE
+    found = _MAX_AGE.search(directives)
+    return _USUAL_AGE if found is None else min(max(float(found[1]), _SHORTEST_AGE), _LONGEST_AGE)
