@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = re.compile(rf'[ \t]*({_NAME})=(?:({_NAME})|"((?:[^"\\]|\\.)*)")[ \t]*')
+_PAIR = re.compile(rf'({_NAME})=(?:({_NAME})|"((?:[^"\\]|\\.)*)")')
+_SEPARATOR = re.compile(r"[ \t;,]+")
 _NODE = re.compile(r"(?:([0-9.]+)|\[([^\]]*)\])(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?")
 _UNESCAPE = re.compile(r"\\(.)")
 
@@ -54,30 +55,29 @@ def parse_forwarded(line: str) -> tuple[Hop, ...] | None:
     element makes the line unreadable (§4).
     """
     hops: list[Hop] = []
-    position = 0
+    position, end = 0, len(line)
     parameters: dict[str, str] = {}
     while True:
+        separator = _SEPARATOR.match(line, position)
+        if separator is not None:
+            position = separator.end()
+        if position == end or (separator is not None and "," in separator[0]):
+            # Empty elements and pairs are legal in a list (RFC 9110 §5.6.1.2) and mean nothing.
+            if parameters:
+                hops.append(Hop(node_address(parameters.get("for", "")), _scheme(parameters.get("proto"))))
+                parameters = {}
+            if position == end:
+                return tuple(hops)
+        elif parameters and (separator is None or ";" not in separator[0]):
+            return None
         match = _PAIR.match(line, position)
-        if match is None:
+        if match is None or len(hops) >= MOST_HOPS:
             return None
         name = match[1].lower()
         if name in parameters:
             return None
         parameters[name] = match[2] if match[3] is None else _UNESCAPE.sub(r"\1", match[3])
         position = match.end()
-        separator = line[position : position + 1]
-        if separator == ";":
-            position += 1
-            continue
-        if separator not in ("", ","):
-            return None
-        hops.append(Hop(node_address(parameters.get("for", "")), _scheme(parameters.get("proto"))))
-        if separator == "":
-            return tuple(hops)
-        if len(hops) >= MOST_HOPS:
-            return None
-        parameters = {}
-        position += 1
 
 
 def parse_forwarded_for(lines: list[str], schemes: list[str]) -> tuple[Hop, ...] | None:

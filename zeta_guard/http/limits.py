@@ -26,12 +26,14 @@ _UNKNOWN = -1
 class _Pace:
     """A rate as seconds: one token comes every ``interval``; ``window`` is what a full bucket is worth."""
 
-    __slots__ = ("burst", "interval", "window")
+    __slots__ = ("burst", "interval", "slack", "window")
 
     def __init__(self, rate: Rate, workers: int) -> None:
         self.interval = 60.0 * workers / rate.per_minute
         self.burst = max(ceil(rate.burst / workers), min(rate.burst, _SMALLEST_BURST))
         self.window = self.interval * self.burst
+        # What sums of floats may be off; without it a bucket would lose its last token.
+        self.slack = self.interval / 100
 
 
 class AddressBuckets:
@@ -52,6 +54,7 @@ class AddressBuckets:
             "routes": _Pace(rate_limits.routes, workers),
         }
         # A bucket is the moment at which it will be full again: one float, no refill task.
+        self._begin: float | None = None
         self._full_at: dict[str, OrderedDict[int | str, float]] = {kind: OrderedDict() for kind in self._paces}
         self._networks = tuple(
             (parse_network(text, f"rate_limits.networks[{text!r}]"), _Pace(rate, workers), text)
@@ -74,21 +77,24 @@ class AddressBuckets:
                 named = self._named(address)
                 if named is not None:
                     pace, key = named
+        # Counted from the first request on: sums of small intervals keep their precision beside small numbers only.
+        if self._begin is None:
+            self._begin = now
+        now -= self._begin
         table = self._full_at[kind]
-        waiting = table.get(key, 0.0) - now
+        waiting = table.get(key, now) - now
         if waiting < 0.0:
             waiting = 0.0
         after = waiting + pace.interval
         excess = after - pace.window
-        # Float sums of intervals must not lose the last token of a bucket.
-        if excess > 1e-6:
+        if excess > pace.slack:
             table.move_to_end(key)
             return Bucket(False, pace.burst, 0, ceil(waiting), max(1, ceil(excess)))
         table[key] = now + after
         table.move_to_end(key)
         if len(table) > self._most:
             table.popitem(last=False)
-        return Bucket(True, pace.burst, max(0, int(-excess / pace.interval + 1e-6)), ceil(after), 0)
+        return Bucket(True, pace.burst, max(0, int((pace.slack - excess) / pace.interval)), ceil(after), 0)
 
     def _find_network(self, address: IPAddress) -> tuple[_Pace, str] | None:
         found = None
