@@ -49,8 +49,10 @@ class EmbeddedEngine:
         outbound: Outbound,
         clock: Callable[[], float],
         metrics: PolicyMetrics,
+        may_run_inline: bool = True,
     ) -> None:
         self._config = config
+        self._may_run_inline = may_run_inline
         self._decisions = dict(decisions)
         self._name = name
         self._where = where
@@ -77,6 +79,10 @@ class EmbeddedEngine:
     def active(self) -> ActivePolicy | None:
         """The active bundle, for administration and explanation."""
         return self._active.policy if self._active else None
+
+    def answers(self, question: Question) -> bool:
+        """Whether the active bundle has an entry point for the question."""
+        return self._active is not None and self._active.answers(question)
 
     async def start(self) -> None:
         """Load the bundle; falls back to the last good one of ``state_file``. Raises ConfigurationError."""
@@ -194,11 +200,11 @@ class EmbeddedEngine:
             raise unavailable("the policy is older than permitted", retry_after=30, stage="policy")
         raw = orjson.dumps(document)
         try:
-            if question == "request":
+            if question == "request" and self._may_run_inline:
                 if not active.inline_tried:
                     self._wants_inline = True
                     await self._in_thread(active.prepare_inline)
-                if active.inline is not None:
+                if active.inline:
                     return active.decide_inline(question, raw)
             return await self._in_thread(lambda: active.decide(question, raw))
         except (SandboxError, MalformedAnswerError, BundleError) as error:

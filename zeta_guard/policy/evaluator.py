@@ -21,6 +21,8 @@ INLINE_SECONDS: Final = 0.000_5
 
 _MAX_GROWTH: Final = 32 * 1024 * 1024
 _PROBE_COUNT: Final = 200
+_PROBE_ROUNDS: Final = 3
+"""The best round counts: the others measured what else the machine was doing."""
 
 
 class Evaluator:
@@ -40,6 +42,10 @@ class Evaluator:
         self.inline_tried = False
         """Whether :meth:`prepare_inline` has measured."""
 
+    def answers(self, question: Question) -> bool:
+        """Whether the bundle has an entry point for the question."""
+        return question in self._decisions
+
     def warm_up(self) -> None:
         """Load the data and answer the first question, so that no client waits for it. Policy thread only."""
         for question in self._decisions:
@@ -53,14 +59,19 @@ class Evaluator:
         if entrypoint is not None:
             instance = self.policy.policy.instance()
             probe = orjson.dumps(PROBES["request"])
-            times = []
-            for _ in range(_PROBE_COUNT):
-                start = time.perf_counter()
-                instance.evaluate(entrypoint, probe, deadline=self._deadline)
-                times.append(time.perf_counter() - start)
-            if sorted(times)[_PROBE_COUNT * 99 // 100 - 1] < INLINE_SECONDS:
-                self._inline = instance
+            for _ in range(_PROBE_ROUNDS):
+                if self._p99(instance, entrypoint, probe) < INLINE_SECONDS:
+                    self._inline = instance
+                    break
         self.inline_tried = True
+
+    def _p99(self, instance: WasmInstance, entrypoint: int, probe: bytes) -> float:
+        times = []
+        for _ in range(_PROBE_COUNT):
+            start = time.perf_counter()
+            instance.evaluate(entrypoint, probe, deadline=self._deadline)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[_PROBE_COUNT * 99 // 100 - 1]
 
     @property
     def inline(self) -> bool:
@@ -103,11 +114,10 @@ class Evaluator:
     def _decision(self, found: list[JsonValue], start: float) -> Decision:
         if len(found) != 1:
             raise MalformedAnswerError("the decision is undefined")
-        decision = read_decision(
+        return read_decision(
             found[0],
             decision_id=str(uuid.uuid4()),
             revision=self.policy.revision,
             milliseconds=(time.perf_counter() - start) * 1000,
             may_cache=self._may_cache,
         )
-        return decision

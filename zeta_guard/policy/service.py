@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from zeta_guard.config.policy import EmbeddedEngine as EmbeddedConfig
-from zeta_guard.config.policy import OpaServer as OpaServerConfig
-from zeta_guard.config.policy import Policy
+from zeta_guard.config.policy import Engine, OpaServer, Policy
 from zeta_guard.errors import JsonValue
 from zeta_guard.http.outbound import Outbound
-from zeta_guard.policy.contract import Decision, PolicyEngine, Question
+from zeta_guard.policy.asked_engine import AskedEngine
+from zeta_guard.policy.contract import PolicyEngine, Question
+from zeta_guard.policy.decision_log import DecisionLog
 from zeta_guard.policy.embedded import EmbeddedEngine
+from zeta_guard.policy.masking import Masker
 from zeta_guard.policy.metrics import PolicyMetrics
+from zeta_guard.policy.opa_server import OpaServerEngine
+from zeta_guard.policy.shadow import Shadow, ShadowEngine
 
 REQUEST_DECISION: Final = "policies/zeta/request/decision"
 
@@ -23,7 +25,8 @@ REQUEST_DECISION: Final = "policies/zeta/request/decision"
 class PolicyService:
     """Makes the engines of the configuration. ``token`` and ``request`` are what callers ask.
 
-    The request question goes to the token's bundle unless ``policy.request`` names an engine of its own.
+    The request question goes to the token's bundle unless ``policy.request`` names an engine of its own. ``pseudonym`` turns
+    identifiers into keyed hashes for the decision log; without it they are left out.
     """
 
     def __init__(
@@ -38,22 +41,27 @@ class PolicyService:
         self._metrics = PolicyMetrics(registry)
         self._outbound = outbound
         self._clock = clock
-        self._pseudonym = pseudonym
+        masker = Masker(pseudonym, include_address=config.log.include_address)
+        self._log = DecisionLog(config.log, outbound=outbound, metrics=self._metrics, masker=masker)
         decisions: dict[Question, str] = {"token": config.token.decision}
         if config.request is None:
             decisions["request"] = REQUEST_DECISION
         self._token = self._engine(config.token, decisions, "token", "policy.token")
         self._request = self._token
+        request_path = REQUEST_DECISION
         if config.request is not None:
-            named = "decision" in config.request.model_fields_set
-            entry = config.request.decision if named else REQUEST_DECISION
-            self._request = self._engine(config.request, {"request": entry}, "request", "policy.request")
-        self.token: Final[PolicyEngine] = AskedEngine(self._token, self._metrics)
-        self.request: Final[PolicyEngine] = AskedEngine(self._request, self._metrics)
+            request_path = _request_path(config.request)
+            self._request = self._engine(config.request, {"request": request_path}, "request", "policy.request")
+        self._shadow: Shadow | None = None
+        if config.shadow is not None:
+            asked: dict[Question, str] = {"token": config.shadow.decision, "request": REQUEST_DECISION}
+            self._shadow = Shadow(self._engine(config.shadow, asked, "shadow", "policy.shadow"), self._metrics)
+        self.token: Final[PolicyEngine] = self._asked(self._token, config.token.decision)
+        self.request: Final[PolicyEngine] = self._asked(self._request, request_path)
 
-    def _engine(
-        self, config: EmbeddedConfig | OpaServerConfig, decisions: Mapping[Question, str], name: str, where: str
-    ) -> PolicyEngine:
+    def _engine(self, config: Engine, decisions: Mapping[Question, str], name: str, where: str) -> ShadowEngine:
+        if isinstance(config, OpaServer):
+            return OpaServerEngine(config, decisions, where=where)
         return EmbeddedEngine(
             config,
             decisions,
@@ -62,11 +70,20 @@ class PolicyService:
             outbound=self._outbound,
             clock=self._clock,
             metrics=self._metrics,
+            may_run_inline=name != "shadow",
         )
+
+    def _asked(self, engine: PolicyEngine, path: str) -> AskedEngine:
+        return AskedEngine(engine, path=path, metrics=self._metrics, log=self._log, shadow=self._shadow)
 
     @property
     def _engines(self) -> list[PolicyEngine]:
-        return [self._token] if self._request is self._token else [self._token, self._request]
+        engines: list[PolicyEngine] = [self._token]
+        if self._request is not self._token:
+            engines.append(self._request)
+        if self._shadow is not None:
+            engines.append(self._shadow.engine)
+        return engines
 
     async def start(self) -> None:
         """Load all bundles. Raises ConfigurationError; nothing keeps running then."""
@@ -79,51 +96,30 @@ class PolicyService:
             for engine in started:
                 await engine.close()
             raise
+        self._log.start()
 
     async def readiness(self) -> str | None:
-        """None when every question can be decided, else one line."""
+        """None when every question can be decided, else one line. The shadow does not count."""
         for engine in self._engines:
-            line = await engine.readiness()
-            if line is not None:
-                return line
+            if self._shadow is None or engine is not self._shadow.engine:
+                line = await engine.readiness()
+                if line is not None:
+                    return line
         return None
 
+    def shadow_summary(self) -> dict[str, JsonValue] | None:
+        """What would change if the shadow decided, since start; None without a shadow."""
+        return None if self._shadow is None else self._shadow.summary()
+
     async def close(self) -> None:
-        """Release everything; may be called again."""
+        """Release everything, the decision log last; may be called again."""
+        await self.token.close()
+        await self.request.close()
         for engine in self._engines:
             await engine.close()
+        await self._log.close()
 
 
-class AskedEngine:
-    """An engine as callers see it: every question is counted and timed."""
-
-    def __init__(self, engine: PolicyEngine, metrics: PolicyMetrics) -> None:
-        self._engine = engine
-        self._metrics = metrics
-
-    @property
-    def revision(self) -> str:
-        """Revision of the bundle that decides."""
-        return self._engine.revision
-
-    async def start(self) -> None:
-        """The service starts its engines."""
-
-    async def decide(self, question: Question, document: Mapping[str, JsonValue], *, now: float) -> Decision:
-        """Ask. Raises ZetaError 503 when there is no valid answer."""
-        start = time.perf_counter()
-        outcome = "unavailable"
-        try:
-            decision = await self._engine.decide(question, document, now=now)
-            outcome = "allow" if decision.allow else "deny"
-        finally:
-            self._metrics.decisions.labels(question, outcome).inc()
-            self._metrics.seconds.labels(question).observe(time.perf_counter() - start)
-        return decision
-
-    async def readiness(self) -> str | None:
-        """As the engine says."""
-        return await self._engine.readiness()
-
-    async def close(self) -> None:
-        """The service closes its engines."""
+def _request_path(config: Engine) -> str:
+    """The default of 'decision' names the token question; a request engine that names none means the other one."""
+    return config.decision if "decision" in config.model_fields_set else REQUEST_DECISION

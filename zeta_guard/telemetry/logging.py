@@ -29,6 +29,11 @@ def bind_request(request_id: str, trace_id: str = "") -> None:
     _request.set((request_id, trace_id))
 
 
+def bound_request() -> tuple[str, str]:
+    """``(request_id, trace_id)`` of the running task, empty texts outside a request."""
+    return _request.get()
+
+
 def log_event(
     logger: logging.Logger, level: int, event: str, /, *, exc_info: BaseException | None = None, **fields: Any
 ) -> None:
