@@ -211,15 +211,17 @@ class RedisLink:
                 "Compare with: redis-cli ACL LIST",
             )
         commands: list[tuple[Argument, ...]] = [("SELECT", address.database)] if address.database else []
-        commands += [("SCRIPT", "LOAD", script.source) for script in self._scripts]
-        futures = [connection.send(pack(command)) for command in (*commands, ("INFO",))]
-        replies = [await future for future in futures]
+        commands += [("INFO",), *(("SCRIPT", "LOAD", script.source) for script in self._scripts)]
+        replies = [await future for future in [connection.send(pack(command)) for command in commands]]
+        # The report before other errors: a server of the wrong kind explains them.
+        for reply in replies:
+            if isinstance(reply, bytes) and b"run_id:" in reply:
+                report = parse_server_report(reply)
+                check_server(self._config, report)
+                connection.run_id = report["run_id"]
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 self._explain(reply)
-        report = parse_server_report(replies[-1] if isinstance(replies[-1], bytes) else b"")
-        check_server(self._config, report)
-        connection.run_id = report.get("run_id", "")
 
     def _explain(self, error: hiredis.ReplyError) -> None:
         """Raise what an error during the handshake means."""
