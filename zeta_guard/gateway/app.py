@@ -139,9 +139,6 @@ class Gateway:
         self._tasks.append(create(self._watch_sockets(), name="websocket watch"))
         for issuer, keys in self._popp_keys.items():
             self._tasks.append(create(keys.keep_fresh(self._clock), name=f"PoPP keys of {issuer}"))
-        for issuer, key_set in self._key_sets.items():
-            if isinstance(key_set, RemoteKeySet):
-                self._tasks.append(create(key_set.keep_fresh(self._clock), name=f"keys of {issuer}"))
         for route, backend in self._backends.items():
             if route.rule.health is None:
                 continue
@@ -172,9 +169,6 @@ class Gateway:
         self._sockets.abort()
         for keys in self._popp_keys.values():
             await keys.close()
-        for key_set in self._key_sets.values():
-            if isinstance(key_set, RemoteKeySet):
-                await key_set.close()
         for pool in self._pools.values():
             pool.close()
         self._watch.close()
