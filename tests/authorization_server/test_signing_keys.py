@@ -1,0 +1,209 @@
+"""Signing keys: shown before they sign, shown until their last token has died."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from zeta_guard.authorization_server.key_folder import read_keys, rotate
+from zeta_guard.authorization_server.signing_keys import KeyState, SigningKeys
+from zeta_guard.config.authorization_server import Lifetimes
+from zeta_guard.errors import ConfigurationError
+from zeta_guard.jose.jws import parse_jws, sign_jws, verify_es256
+from zeta_guard.jose.slot import Slot
+
+NOW = 1_800_000_000.0
+LIFETIMES = Lifetimes(jwks_max_age=300, access_token_cap=900, refresh_token_cap=3600)
+NOTICE = 600
+AFTERLIFE = 600 + 3600
+
+
+def started(directory: Path, now: float = NOW) -> SigningKeys:
+    keys = SigningKeys(directory, LIFETIMES)
+    keys.start(now)
+    return keys
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def test_first_key_signs_at_once(tmp_path: Path) -> None:
+    written = rotate(tmp_path / "keys", NOW)
+    keys = started(tmp_path / "keys")
+    assert keys.current(NOW).kid == written.kid
+    assert list(keys.public(NOW)) == [written.kid]
+
+
+def test_the_file_is_named_by_its_time_and_private(tmp_path: Path) -> None:
+    written = rotate(tmp_path, NOW)
+    assert written.path.name == "2027-01-15T080000Z.pem"
+    assert stat.S_IMODE(written.path.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [written.path.name]
+    assert b"BEGIN PRIVATE KEY" in written.path.read_bytes()
+
+
+def test_the_only_key_signs_even_before_its_time(tmp_path: Path) -> None:
+    written = rotate(tmp_path, NOW + 5000)
+    assert started(tmp_path).current(NOW).kid == written.kid
+
+
+def test_next_key_is_shown_before_it_signs(tmp_path: Path) -> None:
+    first = rotate(tmp_path, NOW - 50_000)
+    keys = started(tmp_path)
+    second = rotate(tmp_path, NOW, lead=NOTICE + 60)
+    assert keys.reload(NOW)
+    assert set(keys.public(NOW)) == {first.kid, second.kid}
+    assert keys.current(NOW).kid == first.kid
+    assert keys.current(NOW + NOTICE + 59).kid == first.kid
+    assert keys.current(NOW + NOTICE + 60).kid == second.kid
+
+
+def test_a_key_dropped_in_with_a_past_name_waits_until_it_was_shown(tmp_path: Path) -> None:
+    first = rotate(tmp_path, NOW - 50_000)
+    keys = started(tmp_path)
+    second = rotate(tmp_path, NOW - 10, lead=0)
+    assert keys.reload(NOW)
+    assert keys.current(NOW + NOTICE - 1).kid == first.kid
+    assert keys.current(NOW + NOTICE).kid == second.kid
+
+
+def test_after_a_restart_the_names_decide(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW - 50_000)
+    second = rotate(tmp_path, NOW - 1000, lead=NOTICE)
+    assert started(tmp_path).current(NOW).kid == second.kid
+
+
+def test_old_key_is_shown_until_its_last_token_has_died(tmp_path: Path) -> None:
+    first = rotate(tmp_path, NOW - 50_000)
+    keys = started(tmp_path)
+    rotate(tmp_path, NOW, lead=NOTICE)
+    keys.reload(NOW)
+    handover = NOW + NOTICE
+    assert first.kid in keys.public(handover + AFTERLIFE - 1)
+    assert first.kid not in keys.public(handover + AFTERLIFE)
+
+
+def test_states_are_told(tmp_path: Path) -> None:
+    for at in (NOW - 90_000, NOW - 3000, NOW - 700, NOW):
+        rotate(tmp_path, at, lead=NOTICE)
+    entries = started(tmp_path).entries(NOW + 1)
+    assert [entry.state for entry in entries] == [KeyState.FORMER, KeyState.FORMER, KeyState.CURRENT, KeyState.NEXT]
+    assert started(tmp_path).entries(NOW + 10 * AFTERLIFE)[0].state is KeyState.OVER
+    assert entries[-1].until is None
+
+
+def test_a_removed_key_is_gone_after_the_reload(tmp_path: Path) -> None:
+    first = rotate(tmp_path, NOW - 50_000)
+    second = rotate(tmp_path, NOW - 1000, lead=0)
+    keys = started(tmp_path)
+    first.path.unlink()
+    assert keys.reload(NOW)
+    assert list(keys.public(NOW)) == [second.kid]
+
+
+def test_reload_without_change_says_so(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    assert not started(tmp_path).reload(NOW)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_a_folder_with_a_mistake_changes_nothing(tmp_path: Path, content: bytes) -> None:
+    first = rotate(tmp_path, NOW)
+    keys = started(tmp_path)
+    (tmp_path / "2027-01-16T080000Z.pem").write_bytes(content)
+    assert not keys.reload(NOW)
+    assert keys.current(NOW).kid == first.kid
+
+
+async def test_reload_in_background_reads_the_folder(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    keys = started(tmp_path)
+    second = rotate(tmp_path, NOW + 1)
+    assert await keys.reload_in_background(NOW)
+    assert second.kid in keys.public(NOW)
+
+
+def test_jwks_holds_what_verifies(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    keys = started(tmp_path)
+    jws = parse_jws(
+        sign_jws({"typ": "at+jwt"}, {"a": 1}, keys.current(NOW)), Slot("token", "invalid_token"), typ="at+jwt"
+    )
+    kid = str(jws.header["kid"])
+    verify_es256(jws, keys.public(NOW)[kid], Slot("token", "invalid_token"))
+    shown = keys.jwks(NOW)["keys"]
+    assert isinstance(shown, list)
+    assert isinstance(shown[0], dict)
+    assert set(shown[0]) == {"kid", "kty", "alg", "use", "crv", "x", "y"}
+    assert shown[0]["kid"] == kid
+
+
+def test_two_rotations_in_one_second_do_not_replace_each_other(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    second = rotate(tmp_path, NOW)
+    content = second.path.read_bytes()
+    with pytest.raises(ConfigurationError, match="same second"):
+        rotate(tmp_path, NOW)
+    assert second.path.read_bytes() == content
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    (tmp_path / ".2027-01-15T080000Z.pem.half").write_bytes(b"half")
+    (tmp_path / "README").write_text("keys")
+    assert len(read_keys(tmp_path)) == 1
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no key"):
+        read_keys(tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_keys(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("key.pem", pem(ec.generate_private_key(ec.SECP256R1())), "no time"),
+        ("2027-13-15T080000Z.pem", pem(ec.generate_private_key(ec.SECP256R1())), "no time"),
+        ("2027-01-15T080000Z.pem", pem(ec.generate_private_key(ec.SECP384R1())), "P-256"),
+        ("2027-01-15T080000Z.pem", pem(rsa.generate_private_key(65537, 2048)), "P-256"),
+        ("2027-01-15T080000Z.pem", b"x" * 10_000, "no private key"),
+        (
+            "2027-01-15T080000Z.pem",
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+            ),
+            "no private key",
+        ),
+    ],
+)
+def test_a_wrong_key_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=expected):
+        read_keys(tmp_path)
+
+
+def test_the_same_key_twice_is_refused(tmp_path: Path) -> None:
+    content = pem(ec.generate_private_key(ec.SECP256R1()))
+    for name in ("2027-01-15T080000Z.pem", "2027-01-16T080000Z.pem"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match="same key"):
+        read_keys(tmp_path)
+
+
+def test_asking_before_the_start_is_a_programming_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        SigningKeys(tmp_path, LIFETIMES).current(NOW)
