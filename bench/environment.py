@@ -224,8 +224,10 @@ def nginx_process(directory: Path, name: str, servers: str, *, core: int | None)
     """An nginx with one worker, its configuration and logs below ``directory``."""
     home = directory / name
     home.mkdir()
+    # As root nginx would change to a user that cannot read the scratch folder.
+    user = "user root;" if os.geteuid() == 0 else ""
     configuration = f"""
-daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;
+{user} daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;
 events {{ worker_connections 2048; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 600s; sendfile on;
