@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -21,7 +22,8 @@ class ClaimsAhead:
     __slots__ = ("_claims", "_next")
 
     def __init__(self) -> None:
-        self._claims: dict[bytes, tuple[float, float, str]] = {}
+        # Ordered, because only it finds its first element in constant time after deletions.
+        self._claims: OrderedDict[bytes, tuple[float, float, str]] = OrderedDict()
         self._next = 0.0
 
     def __len__(self) -> int:
@@ -33,10 +35,10 @@ class ClaimsAhead:
             if claim.dated > now:
                 self._claims[claim.key] = (claim.dated, now + claim.ttl, owner)
                 if len(self._claims) > MOST:
-                    del self._claims[next(iter(self._claims))]
+                    self._claims.popitem(last=False)
         if self._claims and now >= self._next:
             self._next = now + 1.0
-            self._claims = {key: kept for key, kept in self._claims.items() if kept[0] > now}
+            self._claims = OrderedDict((key, kept) for key, kept in self._claims.items() if kept[0] > now)
 
     def remaining(self, now: float) -> Iterator[tuple[bytes, str, int]]:
         """Key, owner and whole seconds that are left of each claim."""

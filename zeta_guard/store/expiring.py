@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -54,9 +55,10 @@ class ExpiringTable(Generic[V]):
         entry = self._entries.pop(name, None)
         return entry[2] if entry is not None else None
 
-    def oldest(self) -> str | None:
-        """The name inserted first of those that are there."""
-        return next(iter(self._entries), None)
+    def oldest(self) -> list[str]:
+        """Names of the first few entries by insertion (1 in 64), for eviction in portions: finding the very first one of a
+        dictionary whose front was deleted is slow, so it must not be done once per insertion."""
+        return list(islice(self._entries, 1 + len(self._entries) // 64))
 
     def items(self, now: float) -> Iterator[tuple[str, V]]:
         """Living entries in the order of their first insertion."""

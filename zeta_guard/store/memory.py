@@ -293,8 +293,9 @@ class MemoryStore:
         self._drop_cached(key)
         self._cache.put(key, value, now + ttl)
         self._cache_bytes += len(value)
-        while self._cache_bytes > CACHE_BYTES and (oldest := self._cache.oldest()) is not None:
-            self._drop_cached(oldest)
+        while self._cache_bytes > CACHE_BYTES:
+            for oldest in self._cache.oldest():
+                self._drop_cached(oldest)
 
     def _drop_cached(self, key: str) -> None:
         value = self._cache.pop(key)
@@ -316,8 +317,9 @@ class MemoryStore:
         # A full bucket says the same as none, so it may vanish.
         filled_at = max(now, filled_at)
         self._buckets.put(bucket, (tokens, filled_at), filled_at + state.reset + 1)
-        if len(self._buckets) > self._most_records and (oldest := self._buckets.oldest()) is not None:
-            self._buckets.pop(oldest)
+        if len(self._buckets) > self._most_records:
+            for oldest in self._buckets.oldest():
+                self._buckets.pop(oldest)
         return state
 
     async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:

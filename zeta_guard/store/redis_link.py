@@ -40,6 +40,11 @@ def no_answer() -> ZetaError:
     return unavailable("the store of the guard does not answer", stage="store")
 
 
+def script_call(script: Script, keys: Sequence[bytes], *arguments: Argument) -> bytes:
+    """A packed call of a script."""
+    return pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+
+
 class RedisLink:
     """Owns the connection and the task that restores it.
 
@@ -127,14 +132,12 @@ class RedisLink:
 
     async def run(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         """One script. Raises ConnectionLost when nobody knows whether it ran, ZetaError 503 when it did not."""
-        connection = self._connection or await self.connection()
-        return await self.run_on(connection, script, keys, *arguments)
+        return await self.evaluate(script, script_call(script, keys, *arguments))
 
-    async def run_on(
-        self, connection: RedisConnection, script: Script, keys: Sequence[bytes], *arguments: Argument
-    ) -> Reply:
-        """As :meth:`run`, on a connection that is still being set up."""
-        command = pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+    async def evaluate(self, script: Script, command: bytes, connection: RedisConnection | None = None) -> Reply:
+        """As :meth:`run`, for a packed call; on ``connection`` while that is still being set up."""
+        if connection is None:
+            connection = self._connection or await self.connection()
         reply = await connection.send(command)
         if isinstance(reply, hiredis.ReplyError):
             if not str(reply).startswith("NOSCRIPT"):

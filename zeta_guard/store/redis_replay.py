@@ -18,7 +18,7 @@ from zeta_guard.store.claim_table import RESENDS
 from zeta_guard.store.contract import Block, Claim, ClaimOutcome, ClaimStatus, Epoch
 from zeta_guard.store.epoch import HighWaterMark, new_epoch
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, RedisConnection, Reply, pack
-from zeta_guard.store.redis_link import RedisLink, no_answer
+from zeta_guard.store.redis_link import RedisLink, no_answer, script_call
 from zeta_guard.store.redis_scripts import CLAIM, MARK, READ_BLOCKS, RENEW_EPOCH, REPLAY_SCRIPTS, RETURN_BLOCKS, Script
 
 _LOGGER: Final = logging.getLogger("zeta_guard.store")
@@ -48,6 +48,7 @@ class RedisReplayStore:
         self._clock = clock
         self._prefix = config.key_prefix.encode()
         self._epoch_key = self._prefix + b"epoch"
+        self._claim_prefix = self._prefix + b"c:"
         self._blocks_key = self._prefix + b"blocks"
         self._returned_key = self._prefix + b"returned"
         self._link = RedisLink(config, self.scripts, self._settle)
@@ -95,17 +96,10 @@ class RedisReplayStore:
             stale = self._stale(claims, now)
             if stale >= 0:
                 return ClaimOutcome(ClaimStatus.STALE, stale)
-            keys = [self._epoch_key, *(self._claim_key(claim.key) for claim in claims)]
-            ttls = [claim.ttl for claim in claims]
             epoch = self._epoch_value
-            arguments: tuple[Argument, ...] = (
-                *(epoch, now, owner, fingerprint),
-                *ttls,
-                *(self._blocks_key, self._returned_key),
-                *subjects,
-            )
             try:
-                reply = await self._link.run(CLAIM, keys, *arguments)
+                command = self._claim_call(claims, subjects, owner, fingerprint, now)
+                reply = await self._link.evaluate(CLAIM, command)
                 if reply == b"W":
                     self._ahead.note(claims, owner, now)
                     return WON
@@ -118,6 +112,19 @@ class RedisReplayStore:
                 raise no_answer() from None
             return _outcome(reply)
         raise no_answer()
+
+    def _claim_call(
+        self, claims: Sequence[Claim], subjects: Sequence[str], owner: str, fingerprint: bytes, now: float
+    ) -> bytes:
+        prefix = self._claim_prefix
+        words: list[Argument] = ["EVALSHA", CLAIM.sha, len(claims) + 1, self._epoch_key]
+        words += [prefix + claim.key for claim in claims]
+        # Whole seconds: a block may last a part of a second longer, never shorter.
+        words += (self._epoch_value, int(now), owner, fingerprint)
+        words += [claim.ttl for claim in claims]
+        words += (self._blocks_key, self._returned_key)
+        words += subjects
+        return pack(tuple(words))
 
     async def mark_resendable(self, key: bytes, *, owner: str, fingerprint: bytes) -> None:
         """See the contract."""
@@ -150,7 +157,7 @@ class RedisReplayStore:
             raise no_answer() from None
 
     def _claim_key(self, key: bytes) -> bytes:
-        return self._prefix + b"c:" + key
+        return self._claim_prefix + key
 
     def _stale(self, claims: Sequence[Claim], now: float) -> int:
         started_at = self._epoch.started_at
@@ -179,9 +186,8 @@ class RedisReplayStore:
                 started_at = max(self._clock(), self._epoch.started_at)
                 epoch = new_epoch(started_at)
                 mine = f"{epoch.identity}|{started_at:.6f}|{connection.run_id}"
-                reply = await self._link.run_on(
-                    connection, RENEW_EPOCH, [self._epoch_key], current, mine, EPOCH_LIFE_SECONDS * 1000
-                )
+                call = script_call(RENEW_EPOCH, [self._epoch_key], current, mine, EPOCH_LIFE_SECONDS * 1000)
+                reply = await self._link.evaluate(RENEW_EPOCH, call, connection)
                 current = reply if isinstance(reply, bytes) else b""
         except ConnectionLost:
             raise no_answer() from None
@@ -214,9 +220,8 @@ class RedisReplayStore:
                 batch = known[start : start + _BATCH]
                 fields = [part for block in batch for part in (block.subject, write_block(block))]
                 life = int((max(block.until for block in batch) - now) * 1000) + 1000
-                await self._link.run_on(
-                    connection, RETURN_BLOCKS, [self._returned_key], secrets.token_hex(8), life, *fields
-                )
+                call = script_call(RETURN_BLOCKS, [self._returned_key], secrets.token_hex(8), life, *fields)
+                await self._link.evaluate(RETURN_BLOCKS, call, connection)
         except ConnectionLost:
             raise no_answer() from None
 
