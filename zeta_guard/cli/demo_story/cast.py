@@ -8,6 +8,7 @@ from typing import Final
 from zeta_guard.cli.demo_story.stage import Stage
 from zeta_guard.cli.demo_story.story import Outcome, Storyteller
 from zeta_guard.client.session import Hooks, ZetaClient
+from zeta_guard.client.state import ClientState
 from zeta_guard.client.token_request import Tokens
 from zeta_guard.client.wire import Answer
 
@@ -35,11 +36,14 @@ class Cast:
     async def client(self, name: str = "good", institution: str | None = None) -> ZetaClient:
         """The client of that name; made at its first mention, with the card of ``institution`` (default: its name)."""
         if name not in self._clients:
+            # Installed clients keep the metadata for ever; only the first one of the story discovers.
+            known = self._clients["good"].state.metadata if "good" in self._clients else None
             client = ZetaClient(
                 self.stage.around.public_url,
                 self.stage.card(institution or name),
                 ca_file=self.stage.ca_file,
                 hooks=Hooks(on_exchange=self.storyteller.exchange),
+                state=ClientState(metadata=known),
             )
             self._clients[name] = await self._exit.enter_async_context(client)
         return self._clients[name]

@@ -101,6 +101,12 @@ def write_config(directory: Path, document: dict[str, JsonValue]) -> GuardConfig
     return load_config(path)
 
 
+def without_request_log(config: GuardConfig) -> GuardConfig:
+    """The same configuration, no line per request: standard error belongs to the story."""
+    telemetry = config.telemetry.model_copy(update={"request_log": False})
+    return config.model_copy(update={"telemetry": telemetry})
+
+
 def with_short_tokens(config: GuardConfig, seconds: int) -> GuardConfig:
     """The same configuration, access tokens capped at ``seconds``."""
     lifetimes = config.authorization_server.lifetimes.model_copy(update={"access_token_cap": seconds})

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from zeta_guard.cli.demo_story.configuration import Surroundings, guard_document, write_config
+from zeta_guard.cli.demo_story.configuration import (
+    Surroundings,
+    guard_document,
+    without_request_log,
+    write_config,
+)
 from zeta_guard.errors import ConfigurationError, JsonValue
 from zeta_guard.simulators.card import Card
 from zeta_guard.simulators.insured import KRIEMHILD
@@ -127,7 +132,8 @@ class Stage:
             vsdm_url=self.vsdm.url,
         )
         self._write_keys()
-        self.config = write_config(self.directory, guard_document(self.around, self._write_trust()))
+        document = guard_document(self.around, self._write_trust())
+        self.config = without_request_log(write_config(self.directory, document))
         guard = Guard(self.config)
         await guard.start()
         self._exit.push_async_callback(guard.stop)
