@@ -16,9 +16,11 @@ from typing import Any, Final, TextIO
 import orjson
 
 from zeta_guard.config.telemetry import Telemetry
-from zeta_guard.telemetry.redaction import SENSITIVE_FIELDS, mask
+from zeta_guard.telemetry.redaction import MASK, SENSITIVE_FIELDS, mask
 
 ROOT: Final = "zeta_guard"
+
+_RESERVED: Final = frozenset({"time", "level", "logger", "event"})
 
 _request: ContextVar[tuple[str, str]] = ContextVar("zeta_guard_request", default=("", ""))
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -67,7 +69,8 @@ def _document(record: logging.LogRecord) -> dict[str, Any]:
     if trace_id:
         document["trace_id"] = trace_id
     for name, value in getattr(record, "event_fields", {}).items():
-        document[name] = "[masked]" if name.lower() in SENSITIVE_FIELDS else value
+        key = f"{name}_" if name in _RESERVED else name
+        document[key] = MASK if name.lower() in SENSITIVE_FIELDS else value
     if record.exc_info and record.exc_info[0] is not None:
         document["exception"] = record.exc_info[0].__name__
         document["traceback"] = "".join(traceback.format_tb(record.exc_info[2]))

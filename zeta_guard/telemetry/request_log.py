@@ -56,8 +56,7 @@ class RequestLog:
         while self._lines or self._writing is not None:
             self._start()
             if self._writing is not None:
-                await self._writing
-                await asyncio.sleep(0)
+                await asyncio.wait((self._writing,))
 
     def _moment(self, now: float) -> str:
         second = int(now)
@@ -73,12 +72,12 @@ class RequestLog:
             return
         lines, self._lines, self._size = self._lines, [], 0
         self._writing = asyncio.get_running_loop().run_in_executor(None, self._drain, lines)
-        self._writing.add_done_callback(self._finished)
+        self._writing.add_done_callback(lambda done: self._finished(done, len(lines)))
 
-    def _finished(self, done: asyncio.Future[None]) -> None:
+    def _finished(self, done: asyncio.Future[None], lines: int) -> None:
         self._writing = None
         if not done.cancelled() and done.exception() is not None:
-            self._on_drop(1)
+            self._on_drop(lines)
         if self._lines and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._start)
 

@@ -80,7 +80,7 @@ class SecurityEvents:
         if name not in _UNLIMITED and not self._may_write(label):
             self._suppressed.labels(label).inc()
             return
-        log_event(_LOGGER, logging.WARNING, "security_event", name=name, **fields)
+        log_event(_LOGGER, logging.WARNING, "security_event", **{**fields, "name": name})
 
     def _may_write(self, label: str) -> bool:
         now = self._clock()

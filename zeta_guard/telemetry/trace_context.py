@@ -42,9 +42,9 @@ def parse_traceparent(values: list[str], states: list[str]) -> TraceContext | No
     if version == "ff" or (version == "00" and rest) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     state = ",".join(states)
-    return TraceContext(
-        trace_id, span_id, bool(int(flags, 16) & _SAMPLED), state if len(state) <= _LONGEST_STATE else ""
-    )
+    if len(state) > _LONGEST_STATE or not (state.isascii() and state.isprintable()):
+        state = ""
+    return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED), state)
 
 
 def new_trace_id() -> str:
