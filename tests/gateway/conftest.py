@@ -144,6 +144,48 @@ class Client:
         return sign_es256({"typ": "dpop+jwt", "jwk": {**self.jwk}}, whole, self.key)
 
 
+class PoppService:
+    """Issues PoPP tokens; also the key set that the verifier asks."""
+
+    def __init__(self, issuer: str = "https://popp.example") -> None:
+        self.issuer = issuer
+        self.signing_key = ec.generate_private_key(ec.SECP256R1())
+        self.kid = "popp-1"
+        self.keys = {self.kid: self.signing_key.public_key()}
+        self.version = 1
+
+    def key(self, kid: str, *, now: float) -> ec.EllipticCurvePublicKey | None:
+        return self.keys.get(kid)
+
+    def usable(self, now: float) -> bool:
+        return True
+
+    def token(
+        self,
+        *,
+        without: Sequence[str] = (),
+        header: Mapping[str, Any] | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        **claims: Any,
+    ) -> str:
+        whole: dict[str, Any] = {
+            "version": "1.0.0",
+            "iss": self.issuer,
+            "iat": int(NOW),
+            "proofMethod": "ehc-practitioner-trustedchannel",
+            "patientProofTime": int(NOW),
+            "patientId": "X110639491",
+            "insurerId": "109500969",
+            "actorId": TELEMATIK_ID,
+            "actorProfessionOid": "1.2.276.0.76.4.50",
+            **claims,
+        }
+        whole = {name: value for name, value in whole.items() if name not in without}
+        return sign_es256(
+            {"typ": "vnd.telematik.popp+jwt", "kid": self.kid, **(header or {})}, whole, key or self.signing_key
+        )
+
+
 @dataclass
 class Reply:
     """An answer as it came over the wire."""
@@ -322,7 +364,7 @@ class World:
         return self.registry.get_sample_value(name, labels) or 0.0
 
 
-def make_config(directory: Path, routes: Routes, **changes: Any) -> GuardConfig:
+def config_in(directory: Path, routes: Routes, **changes: Any) -> GuardConfig:
     """A configuration; ``gateway_…`` changes go below ``gateway``, others to the top."""
     secret = directory / "secret"
     secret.write_bytes(bytes(range(32)))
@@ -366,6 +408,38 @@ async def answer_request(
 
 
 MakeWorld = Callable[..., Awaitable[World]]
+MakeConfig = Callable[..., GuardConfig]
+
+
+@pytest.fixture
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def other_issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def dpop_client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def other_client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def popp_service() -> PoppService:
+    return PoppService()
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """``make_config(routes, **changes)``."""
+    return lambda routes, **changes: config_in(tmp_path, routes, **changes)
 
 
 @pytest.fixture
@@ -386,7 +460,7 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
         ssl: Any = None,
         **changes: Any,
     ) -> World:
-        config = make_config(tmp_path, routes, **changes)
+        config = config_in(tmp_path, routes, **changes)
         issuer = issuer or Issuer()
         registry = CollectorRegistry()
         clock.now -= 100  # the store begins before everything that the test dates
