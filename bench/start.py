@@ -19,7 +19,7 @@ def run(quick: bool) -> Report:
             try:
                 ready.append(wait_until_ready(child, f"http://127.0.0.1:{setup.ops_port}/readyz"))
                 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-                for _ in range(200):
+                for _ in range(80):
                     opener.open(f"{setup.public_url}/nonce", timeout=5).read()
                 memory.append(child.resident_mebibytes())
             finally:
@@ -34,7 +34,7 @@ def run(quick: bool) -> Report:
         higher_is_better=False,
     )
     report.measures["resident_mebibytes"] = Measure(
-        median_of_rounds(memory), "MiB", "after 200 nonces", goal=100, floor=120, higher_is_better=False
+        median_of_rounds(memory), "MiB", "after 80 nonces", goal=100, floor=120, higher_is_better=False
     )
     report.remarks.append(f"{len(ready)} fresh processes, slowest {max(ready):.2f} s, largest {max(memory):.0f} MiB")
     return report
