@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -21,24 +20,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir", type=Path, metavar="DIR", help="where its files go and stay (default: a temporary folder, removed)"
     )
-    parser.add_argument("--port", type=int, default=0, metavar="PORT", help="public port (default: a free one)")
-    parser.add_argument("--ops-port", type=int, default=0, metavar="PORT", help="ops port (default: a free one)")
+    parser.add_argument("--port", type=_port, default=0, metavar="PORT", help="public port (default: a free one)")
+    parser.add_argument("--ops-port", type=_port, default=0, metavar="PORT", help="ops port (default: a free one)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0 when every step ended as it should, else 1; 2 when folder or port cannot be used."""
+    """Exit status 0 when every step ended as it should, else 1; 2 when folder or port cannot be used.
+
+    Raises ConfigurationError, which the command line words.
+    """
     import asyncio
 
     from zeta_guard.cli.demo_story.performance import Options, perform
-    from zeta_guard.errors import ConfigurationError
 
     options = Options(
         json=args.json, serve=args.serve, directory=args.dir, public_port=args.port, ops_port=args.ops_port
     )
-    try:
-        return asyncio.run(perform(options))
-    except ConfigurationError as error:
-        print(f"zeta-guard demo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 1
+    return asyncio.run(perform(options))
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; expected 0 to 65535, 0 being a free one")
+    return port

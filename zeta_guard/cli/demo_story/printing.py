@@ -29,6 +29,9 @@ class Printer:
     def step(self, step: Step) -> None:
         """One step with what went over the wire, what was seen and what it proves."""
         self._number += 1
+        if not step.played:
+            self._line(f"\n{self._in('--', _DIM)} {self._number:2} {step.title} {self._in(step.seen, _DIM)}")
+            return
         mark = self._in("ok", _GREEN) if step.ok else self._in("NO", _RED)
         self._line(f"\n{mark} {self._number:2} {self._in(step.title, _BOLD)} {self._in(f'{step.ms:.0f} ms', _DIM)}")
         for line in step.wire:

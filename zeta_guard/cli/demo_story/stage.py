@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import socket
 import time
@@ -138,6 +140,10 @@ class Stage:
         await guard.start()
         self._exit.push_async_callback(guard.stop)
         self.guard = guard
+        # The guard refuses what is dated at or before its memory began, and iat counts whole seconds: a proof made in the
+        # second of its start is too old by construction. The story must not depend on where in a second it begins.
+        started = guard.store.epoch.started_at
+        await asyncio.sleep(max(0.0, math.floor(started) + 1 - time.time()))
 
     def popp_token(self, institution: str = "good") -> str:
         """A PoPP token for an institution, signed by the PoPP service's key."""

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from zeta_guard.client.wire import Exchange
-from zeta_guard.errors import GuardError, JsonValue
+from zeta_guard.errors import ConfigurationError, ConfigurationErrors, GuardError, JsonValue
 
 _CREDENTIALS: Final = {"authorization": "token", "dpop": "proof", "popp": "PoPP"}
 
@@ -34,6 +34,7 @@ class Step:
     ms: float
     proves: str
     wire: tuple[str, ...] = ()
+    played: bool = True
 
     def as_json(self) -> dict[str, JsonValue]:
         """The form of ``demo --json``."""
@@ -99,7 +100,10 @@ class Storyteller:
         self.line(" ".join(parts))
 
     async def play(self, scenes: Sequence[Scene[CastT]], cast: CastT) -> None:
-        """Play the scenes in order; one that fails does not keep the others from being played."""
+        """Play the scenes in order; one that fails does not keep the others from being played.
+
+        Raises ConfigurationError for what only the caller can mend.
+        """
         for scene in scenes:
             self._wire.clear()
             started = time.perf_counter()
@@ -114,6 +118,7 @@ class Storyteller:
                 ms=(time.perf_counter() - started) * 1000,
                 proves=scene.proves,
                 wire=tuple(self._wire),
+                played=not missing,
             )
             self.steps.append(step)
             self.tell(step)
@@ -129,6 +134,9 @@ class Storyteller:
 async def _play(scene: Scene[CastT], cast: CastT) -> Outcome:
     try:
         return await scene.play(cast)
+    except (ConfigurationError, ConfigurationErrors):
+        # A port in use, an option out of range: that is for the one who typed it, not a step of the story.
+        raise
     except GuardError as error:
         return Outcome(str(error) + (f" — {error.remedy}" if error.remedy else ""), False)
     except Exception as error:  # noqa: BLE001 - the outermost edge of a scene: the others must still be played
