@@ -278,8 +278,8 @@ class RawBackend:
                 await self.script(reader, writer)
             else:
                 await self._exchange(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, ValueError):
+            pass  # the gateway hung up, or the test is over
         finally:
             self.open -= 1
             writer.close()

@@ -371,7 +371,7 @@ class UpstreamConnection(asyncio.Protocol):
         length, chunked = self._framing(parser.get_http_version())
         has_body = not (self._head_only or status in _NO_BODY or status == 101)
         delimited = chunked or length is not None or not has_body
-        self._keep_alive = delimited and parser.should_keep_alive()
+        self._keep_alive = delimited and status != 101 and parser.should_keep_alive()
         self._until_close = not delimited
         self.response = ResponseHead(status, self._reason, self._headers, length, has_body)
         if not has_body:
@@ -393,7 +393,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._reason = b""
             self._interims += 1
             if self._interims > MAX_INTERIM:
-                self._error = UpstreamError(Fault.GARBAGE, reached=True)
+                raise HttpParserError("too many interim answers")
         elif self.response is not None:
             self.complete = True
 
