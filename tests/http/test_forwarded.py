@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeta_guard.http import forwarded as module
 from zeta_guard.http.forwarded import Hop, canonical_address, node_address, parse_forwarded, parse_forwarded_for
 
 
@@ -141,3 +142,11 @@ def test_scheme_of_x_forwarded_proto_belongs_to_the_same_position() -> None:
 def test_x_forwarded_for_with_a_name_in_it_has_a_hop_without_address() -> None:
     assert parse_forwarded_for(["unknown, 192.0.2.1"], []) == (Hop(None), Hop(ip_address("192.0.2.1")))
     assert parse_forwarded_for([",".join(["192.0.2.1"] * 65)], []) is None
+
+
+def test_long_lines_are_read_but_not_remembered() -> None:
+    before = module._cached_forwarded.cache_info().currsize
+    hops = parse_forwarded(", ".join(["for=192.0.2.1"] * 64))
+    assert hops is not None
+    assert len(hops) == 64
+    assert module._cached_forwarded.cache_info().currsize == before

@@ -95,6 +95,7 @@ async def test_document_is_fetched_with_status_headers_and_tag(serve: Serve, mak
 
 async def test_body_is_posted_with_its_media_type(serve: Serve, make: Callable[..., Outbound]) -> None:
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.headers["Accept"] == "application/x"
         return web.Response(body=await request.read(), content_type=request.content_type)
 
     port = await serve(handler)
@@ -224,7 +225,8 @@ async def test_url_that_is_none_is_malformed_and_not_repeated(url: str, make: Ca
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "[::1]", "[fd00::1]", "[fe80::1]",
-     "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "224.0.0.1"],
+     "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]",
+        "[2001:0:7f00:1::1]", "224.0.0.1"],
 )  # fmt: skip
 async def test_private_literal_is_refused_when_not_allowed(host: str, make: Callable[..., Outbound]) -> None:
     assert await _reason(make().get(f"http://{host}:9/", allow_private=False)) == "private_address"

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from zeta_guard.config.guard import GuardConfig
-from zeta_guard.errors import ConfigurationError
+from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.header import raw_header_pairs
 from zeta_guard.http.read_facts import FactsReader, authorities
@@ -154,3 +156,11 @@ def test_authorities_of_a_url(url: str, expected: set[str]) -> None:
 def test_network_that_is_none_is_a_configuration_error(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigurationError):
         FactsReader(make_config(trusted_proxies=("10.0.0.0/33",)))
+
+
+@pytest.mark.parametrize("hosts", [(), ("guard.example.de", "guard.example.de"), ("guard.example.de", "evil.example")])
+def test_host_is_counted_also_when_the_parser_let_it_pass(hosts: tuple[str, ...], make_config: MakeConfig) -> None:
+    request = make_mocked_request("GET", "/", headers=CIMultiDict([("Host", host) for host in hosts]))
+    with pytest.raises(ZetaError) as caught:
+        FactsReader(make_config()).read(request, now=NOW, request_id="r")
+    assert (caught.value.code, caught.value.status) == ("invalid_request", 400)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -350,3 +351,43 @@ def test_folder_that_does_not_exist_is_a_configuration_error(make: Callable[...,
     with pytest.raises(ConfigurationError) as caught:
         Audit(config, Secrets())
     assert caught.value.path == "audit.directory"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"writer":1,"sequence":1,"fields":{}}',
+        b'{"writer":"w","sequence":true,"fields":{}}',
+        b'{"writer":"w","sequence":"1","fields":{}}',
+        b'{"writer":"w","sequence":1,"fields":[]}',
+        b'{"writer":"w","sequence":1,"event":"checkpoint"}',
+        b"{}",
+    ],
+)
+def test_line_without_its_members_is_named(body: bytes, tmp_path: Path) -> None:
+    head = module.next_head(module.first_head("w"), body).hex()
+    path = tmp_path / "audit-w-0001.jsonl"
+    path.write_bytes(body[:-1] + f',"head":"{head}","mac":"{"0" * 64}"}}\n'.encode())
+    assert "lacks" in verify([path], PUBLIC).problems[0].what
+
+
+def _kept(lines: list[bytes]) -> dict[str, Any]:
+    record = json.loads(lines[-1])
+    return {"writer": record["writer"], **record["fields"]}
+
+
+def test_signature_has_exactly_one_form(make: Callable[..., Audit], tmp_path: Path, clock: Clock) -> None:
+    kept = _kept(_write(make, tmp_path, clock))
+    assert _verify(tmp_path, checkpoints=[kept]).ok
+    longer = kept | {"signature": kept["signature"][:64] + "00" + kept["signature"][64:]}
+    assert not _verify(tmp_path, checkpoints=[longer]).ok
+
+
+def test_signed_checkpoint_of_another_history_is_found(
+    make: Callable[..., Audit], tmp_path: Path, clock: Clock
+) -> None:
+    kept = _kept(_write(make, tmp_path, clock)) | {"head": "0" * 64}
+    signed = module.checkpoint_bytes(kept["writer"], kept["count"], kept["head"], kept["time"], final=kept["final"])
+    r, s = decode_dss_signature(KEY.sign(signed, ec.ECDSA(hashes.SHA256())))
+    kept["signature"] = (r.to_bytes(32, "big") + s.to_bytes(32, "big")).hex()
+    assert "is not the one" in _verify(tmp_path, checkpoints=[kept]).problems[0].what

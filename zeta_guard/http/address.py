@@ -91,8 +91,6 @@ class OriginReader:
     def _from_the_right(self, headers: MultiMapping[str] | CIMultiDictProxy[str]) -> Sequence[Hop | None]:
         if self._source == "x-forwarded-for":
             lines = headers.getall("X-Forwarded-For", [])
-            if not lines:
-                return ()
             hops = parse_forwarded_for(list(lines), list(headers.getall("X-Forwarded-Proto", [])))
             return (None,) if hops is None else hops[::-1]
         walk: list[Hop | None] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -14,6 +15,9 @@ _UNESCAPE = re.compile(r"\\(.)")
 
 MOST_HOPS = 64
 """More elements than any real chain has; a longer list is treated as unreadable."""
+
+CACHED_LINE_LENGTH = 256
+"""Longer lines are read each time, so that a caller cannot fill the cache with megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,12 @@ def parse_forwarded(line: str) -> tuple[Hop, ...] | None:
     ``unknown``, obfuscated (``_hidden``) and missing ``for`` make a hop without address. A parameter that occurs twice in one
     element makes the line unreadable (§4).
     """
+    if len(line) > CACHED_LINE_LENGTH:
+        return _parse_forwarded(line)
+    return _cached_forwarded(line)
+
+
+def _parse_forwarded(line: str) -> tuple[Hop, ...] | None:
     hops: list[Hop] = []
     position, end = 0, len(line)
     parameters: dict[str, str] = {}
@@ -78,6 +88,10 @@ def parse_forwarded(line: str) -> tuple[Hop, ...] | None:
             return None
         parameters[name] = match[2] if match[3] is None else _UNESCAPE.sub(r"\1", match[3])
         position = match.end()
+
+
+# A proxy writes the same line for all requests of a client.
+_cached_forwarded = lru_cache(maxsize=4096)(_parse_forwarded)
 
 
 def parse_forwarded_for(lines: list[str], schemes: list[str]) -> tuple[Hop, ...] | None:

@@ -66,13 +66,11 @@ class Answer:
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is a global unicast one, also behind IPv4-mapped, 6to4, Teredo and NAT64 forms."""
+    """Whether an address is a global unicast one, also behind IPv4-mapped, 6to4 and NAT64 forms."""
     if isinstance(address, IPv6Address):
         embedded: IPv4Address | None = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
             embedded = IPv4Address(int(address) & 0xFFFFFFFF)
-        elif address.teredo:
-            embedded = address.teredo[1]
         if embedded is not None:
             return is_public(embedded)
     return address.is_global and not address.is_multicast
