@@ -7,7 +7,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from zeta_guard.client import assertions
 from zeta_guard.client.assertions import Product, UnsignedJwt
 from zeta_guard.client.keys import SoftwareKey
 from zeta_guard.config.guard import GuardConfig
+from zeta_guard.config.outbound import Outbound as OutboundConfig
+from zeta_guard.config.policy import Policy
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.outbound import Outbound
 from zeta_guard.http.read_facts import FactsReader
@@ -33,6 +35,7 @@ from zeta_guard.jose.encoding import b64url_decode, b64url_encode
 from zeta_guard.jose.jws import CompactJws, parse_jws, verify_es256
 from zeta_guard.jose.sealing import Secrets
 from zeta_guard.jose.slot import Slot
+from zeta_guard.policy.contract import PolicyEngine
 from zeta_guard.policy.service import PolicyService
 from zeta_guard.simulators.card import Card
 from zeta_guard.simulators.ocsp_responder import OcspResponder
@@ -86,12 +89,26 @@ class Reply:
         return str(self.json["error_description"])
 
 
-Change = Callable[[UnsignedJwt], UnsignedJwt]
+Change = Mapping[str, Mapping[str, Any]]
+"""What is different from what the SDK sends: ``claims``, ``header``, ``statement``, ``posture``; ``...`` takes a member away."""
+
 Fold = Callable[[str], str]
 
+SAME: Change = {}
 
-def same(unsigned: UnsignedJwt) -> UnsignedJwt:
-    return unsigned
+
+def changed(unsigned: UnsignedJwt, change: Change) -> UnsignedJwt:
+    claims: dict[str, Any] = json.loads(json.dumps(unsigned.claims))
+    header = dict(unsigned.header)
+    statement: dict[str, Any] = claims.get("client_statement", {})
+    places = {"claims": claims, "header": header, "statement": statement, "posture": statement.get("posture", {})}
+    for place in ("posture", "statement", "header", "claims"):
+        for name, value in change.get(place, {}).items():
+            if value is ...:
+                places[place].pop(name, None)
+            else:
+                places[place][name] = value
+    return UnsignedJwt(header, claims)
 
 
 def as_it_is(text: str) -> str:
@@ -184,9 +201,9 @@ class Practice:
         self,
         *,
         nonce: bytes | None = None,
-        assertion: Change = same,
-        subject: Change = same,
-        proof: Change = same,
+        assertion: Change = SAME,
+        subject: Change = SAME,
+        proof: Change = SAME,
         signed_assertion: Fold = as_it_is,
         signed_subject: Fold = as_it_is,
         signed_proof: Fold = as_it_is,
@@ -201,17 +218,19 @@ class Practice:
         fields: dict[str, str | None] = {
             "grant_type": TOKEN_EXCHANGE,
             "client_id": self.client_id,
-            "subject_token": signed_subject(subject(self.subject(nonce)).signed(self.card.sign)),
+            "subject_token": signed_subject(changed(self.subject(nonce), subject).signed(self.card.sign)),
             "subject_token_type": JWT_TYPE,
             "requested_token_type": REFRESH_TYPE,
             "client_assertion_type": JWT_BEARER,
-            "client_assertion": signed_assertion(assertion(self.assertion(nonce)).signed(self.instance_key.sign)),
+            "client_assertion": signed_assertion(
+                changed(self.assertion(nonce), assertion).signed(self.instance_key.sign)
+            ),
             "scope": "popp vsdservice",
             "audience": self.server.config.resource,
             **(form or {}),
         }
         if proofs is None:
-            proofs = [signed_proof(proof(self.proof(nonce)).signed(self.dpop_key.sign))]
+            proofs = [signed_proof(changed(self.proof(nonce), proof).signed(self.dpop_key.sign))]
         return await self.server.post_form("/token", fields, proofs, extra)
 
     async def refresh(
@@ -219,14 +238,14 @@ class Practice:
         refresh_token: str,
         *,
         nonce: bytes | None = None,
-        assertion: Change = same,
-        proof: Change = same,
+        assertion: Change = SAME,
+        proof: Change = SAME,
         statement: bool = True,
         proofs: Iterable[str] | None = None,
         form: Mapping[str, str | None] | None = None,
     ) -> Reply:
         nonce = await self.nonce() if nonce is None else nonce
-        made = assertion(self.assertion(nonce, statement=statement))
+        made = changed(self.assertion(nonce, statement=statement), assertion)
         fields: dict[str, str | None] = {
             "grant_type": "refresh_token",
             "client_id": self.client_id,
@@ -239,7 +258,7 @@ class Practice:
             **(form or {}),
         }
         if proofs is None:
-            proofs = [proof(self.proof(nonce)).signed(self.dpop_key.sign)]
+            proofs = [changed(self.proof(nonce), proof).signed(self.dpop_key.sign)]
         return await self.server.post_form("/token", fields, proofs)
 
     async def client_credentials(
@@ -247,12 +266,12 @@ class Practice:
         product_id: str = "popp-client",
         *,
         nonce: bytes | None = None,
-        assertion: Change = same,
-        proof: Change = same,
+        assertion: Change = SAME,
+        proof: Change = SAME,
         form: Mapping[str, str | None] | None = None,
     ) -> Reply:
         nonce = await self.nonce() if nonce is None else nonce
-        made = assertion(self.institution_assertion(product_id, nonce))
+        made = changed(self.institution_assertion(product_id, nonce), assertion)
         fields: dict[str, str | None] = {
             "grant_type": "client_credentials",
             "client_assertion_type": JWT_BEARER,
@@ -260,17 +279,19 @@ class Practice:
             "scope": "popp",
             **(form or {}),
         }
-        return await self.server.post_form("/token", fields, [proof(self.proof(nonce)).signed(self.dpop_key.sign)])
+        return await self.server.post_form(
+            "/token", fields, [changed(self.proof(nonce), proof).signed(self.dpop_key.sign)]
+        )
 
     async def revoke(
         self,
         token: str,
         *,
-        assertion: Change = same,
+        assertion: Change = SAME,
         proofs: Iterable[str] = (),
         form: Mapping[str, str | None] | None = None,
     ) -> Reply:
-        made = assertion(self.assertion(bytes(16), audience=self.server.url + "/revoke"))
+        made = changed(self.assertion(bytes(16), audience=self.server.url + "/revoke"), assertion)
         fields: dict[str, str | None] = {
             "token": token,
             "client_assertion_type": JWT_BEARER,
@@ -294,6 +315,11 @@ class Server:
     registry: CollectorRegistry
     session: aiohttp.ClientSession
     audit_directory: Path | None
+    headers: Sequence[tuple[str, str]] = ()
+    """Headers of every request of the clients."""
+
+    encoded = staticmethod(b64url_encode)
+    decoded = staticmethod(b64url_decode)
 
     @staticmethod
     def tampered(token: str, part: int, position: int = 5) -> str:
@@ -340,7 +366,7 @@ class Server:
         extra: Iterable[tuple[str, str]] = (),
     ) -> Reply:
         pairs = [(name, value) for name, value in fields.items() if value is not None]
-        headers = [("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")]
+        headers = [*self.headers, ("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")]
         headers += [("dpop", proof) for proof in proofs]
         return await self.post(path, urlencode([*pairs, *extra]).encode(), headers)
 
@@ -365,6 +391,20 @@ def pki() -> DemoPki:
     return DemoPki(now=time.time())
 
 
+@pytest.fixture(scope="session")
+def demo_policy() -> Iterator[PolicyEngine]:
+    """The demo bundle in the embedded engine, loaded once: it keeps nothing of a question."""
+    service = PolicyService(
+        Policy.model_validate({"token": {"engine": "embedded", "bundle": "package:demo"}}),
+        Outbound(OutboundConfig()),
+        time.time,
+        CollectorRegistry(),
+    )
+    asyncio.run(service.start())
+    yield service.token
+    asyncio.run(service.close())
+
+
 MakeServer = Callable[..., Awaitable[Server]]
 
 
@@ -378,19 +418,31 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def make_server(tmp_path: Path, pki: DemoPki) -> AsyncIterator[MakeServer]:
-    """``await make_server(authorization_server={…}, …)``: a running server with a changed configuration."""
+async def make_server(tmp_path: Path, pki: DemoPki, demo_policy: PolicyEngine) -> AsyncIterator[MakeServer]:
+    """``await make_server(authorization_server={…}, …)``: a running server with a changed configuration. All share time and responder."""
     closing: list[Callable[[], Awaitable[Any]]] = []
     numbers = itertools.count()
+    clock = Clock(pki.now)
+    ocsp = OcspResponder(pki, clock=clock)
+    await ocsp.start()
+    closing.append(ocsp.close)
 
-    async def make(*, store: Any = None, audit: bool = False, policy: Any = None, **changes: Any) -> Server:
+    async def make(
+        *,
+        shared_store: Any = None,
+        audit: bool = False,
+        policy: PolicyEngine | None = None,
+        secrets: Secrets = SECRETS,
+        **changes: Any,
+    ) -> Server:
         folder = tmp_path / str(next(numbers))
-        clock = Clock(pki.now)
         door = socket.create_server(("127.0.0.1", 0))
+
+        async def shut() -> None:
+            door.close()
+
+        closing.append(shut)
         registry = CollectorRegistry()
-        ocsp = OcspResponder(pki, clock=clock)
-        await ocsp.start()
-        closing.append(ocsp.close)
         pki.write_trust_directory(folder / "trust")
         rotate(folder / "keys", clock.now - 1000)
         members: dict[str, Any] = {
@@ -417,26 +469,20 @@ async def make_server(tmp_path: Path, pki: DemoPki) -> AsyncIterator[MakeServer]
             members["audit"] = _audit(folder)
         config = GuardConfig.model_validate(_merged(members, changes))
         outbound = Outbound(config.outbound)
-        shared = store or open_store(config.store, secrets=SECRETS, clock=clock)
+        shared = shared_store or open_store(config.store, secrets=secrets, clock=clock)
         await shared.start()
-        clock.advance(0.25)
+        clock.advance(2)
         trust = TrustService(config.trust, shared, outbound, clock, registry)
         await trust.start()
-        engine = policy
-        if engine is None:
-            service = PolicyService(config.policy, outbound, clock, registry)
-            await service.start()
-            closing.append(service.close)
-            engine = service.token
         keys = SigningKeys(config.authorization_server.signing_keys, config.authorization_server.lifetimes)
         keys.start(clock.now)
-        record = Audit(config.audit, SECRETS, clock=clock)
+        record = Audit(config.audit, secrets, clock=clock)
         app = AuthorizationServer(
             config,
             shared,
             trust,
-            engine,
-            SECRETS,
+            policy or demo_policy,
+            secrets,
             keys,
             SecurityEvents(registry, clock),
             record,
@@ -467,7 +513,7 @@ async def make_server(tmp_path: Path, pki: DemoPki) -> AsyncIterator[MakeServer]
             record.close()
             await trust.close()
             await outbound.close()
-            if store is None:
+            if shared_store is None:
                 await shared.close()
 
         closing.append(close)

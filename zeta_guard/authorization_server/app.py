@@ -205,7 +205,6 @@ class AuthorizationServer:
             # A_25738: every attempt, without reference to a user.
             deps.metrics.registrations.labels(outcome).inc()
             log_event(_LOGGER, logging.INFO, "registration", outcome=outcome, request_id=facts.request_id)
-        self._audit.record("client_registered", client_id=client.client_id, known=not new)
         return web.Response(
             status=201,
             body=orjson.dumps(registration_answer(client)),

@@ -43,23 +43,22 @@ class Dependencies:
 
 @dataclass(frozen=True, slots=True)
 class FormRequest:
-    """A request with a form. ``proofs`` are all values of the header DPoP; ``client_address`` is known."""
+    """A request with a form. ``proofs`` are all values of the header DPoP."""
 
     form: Mapping[str, str]
     proofs: tuple[str, ...]
     facts: RequestFacts
-    client_address: IPAddress
 
     @property
     def now(self) -> float:
         """The one clock reading of this request, Unix seconds."""
         return self.facts.now
 
-
-def known_address(facts: RequestFacts) -> IPAddress:
-    """The client's address. Unknown: ZetaError 400, since a token is bound to it (``security`` section 1)."""
-    if facts.client_address is None:
-        raise ZetaError(
-            "invalid_request", "the client's address cannot be determined; no token is issued", stage="address"
-        )
-    return facts.client_address
+    @property
+    def client_address(self) -> IPAddress:
+        """The client's address. Unknown: ZetaError 400, since a token is bound to it (``security`` section 1)."""
+        if self.facts.client_address is None:
+            raise ZetaError(
+                "invalid_request", "the client's address cannot be determined; no token is issued", stage="address"
+            )
+        return self.facts.client_address

@@ -103,6 +103,8 @@ async def bind(
             headers={"Retry-After": "600"},
             stage="binding",
         )
+    if outcome.status is BindStatus.BOUND:
+        deps.audit.record("client_bound", client_id=client.client_id, institution=institution.pseudonym)
     for evicted in outcome.evicted:
         deps.metrics.evictions.inc()
         deps.events.emit("client_evicted", client_id=evicted, institution=institution.pseudonym)

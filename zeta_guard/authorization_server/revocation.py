@@ -146,7 +146,7 @@ async def _revoke(deps: Dependencies, own: OwnToken, owner: _Owner, request: For
     session = await deps.store.get_session(own.session_id, now=now)
     if owner.institutions and (session is None or session.institution not in owner.institutions):
         return False
-    expires_at = max(own.expires_at, session.expires_at if session is not None else 0)
+    expires_at = session.expires_at if session is not None else None
     await end_session(
         deps, own.session_id, reason="revoked", cause="revocation endpoint", now=now, expires_at=expires_at
     )

@@ -15,10 +15,14 @@ async def end_session(
 ) -> bool:
     """Block the session for as long as any of its tokens can live, and drop its record. False when it was unknown.
 
-    ``cause`` says in the record what led to it. ``expires_at``: of the longest token known here.
+    ``cause`` says in the record what led to it. ``expires_at``: end of the session, None when its record is not at hand; then
+    the longest possible end counts, so that a block that stands already is never shortened.
     """
     lifetimes = deps.config.authorization_server.lifetimes
-    longest = max(float(expires_at or 0), now + lifetimes.access_token_cap)
+    longest = max(
+        float(expires_at) if expires_at is not None else now + lifetimes.refresh_token_cap,
+        now + lifetimes.access_token_cap,
+    )
     ttl = int(longest - now) + deps.config.limits.skew + deps.config.gateway.token_leeway + 1
     deps.audit.record("session_ended", session_id=session_id, reason=reason, cause=cause)
     known = await deps.store.end_session(session_id, reason=reason, ttl=ttl, now=now)

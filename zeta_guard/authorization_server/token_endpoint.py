@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 
-from zeta_guard.authorization_server.dependencies import Dependencies, FormRequest, known_address
+from zeta_guard.authorization_server.dependencies import Dependencies, FormRequest
 from zeta_guard.authorization_server.grant_type import (
     ACCESS_TOKEN_TYPE,
     CLIENT_CREDENTIALS,
@@ -45,10 +44,13 @@ async def read_form(deps: Dependencies, request: web.BaseRequest, facts: Request
     except ZetaError as error:
         # RFC 6749 §5.2 knows 400 only for a malformed request, its media type included.
         raise error.with_status(400) if error.status == 415 else error from None
-    return FormRequest(form, tuple(request.headers.getall("DPoP", ())), facts, known_address(facts))
+    return FormRequest(form, tuple(request.headers.getall("DPoP", ())), facts)
 
 
-def _grant(deps: Dependencies, form: Mapping[str, str]) -> str:
+def _grant(deps: Dependencies, request: FormRequest) -> str:
+    # Before anything dear: without an address there is no token, whatever the form says.
+    _ = request.client_address
+    form = request.form
     grant = form.get("grant_type")
     offered = offered_grants(deps.config.authorization_server)
     if grant is None:
@@ -70,7 +72,7 @@ async def answer_token_request(deps: Dependencies, request: web.BaseRequest, fac
     label, outcome, started = "unknown", "issued", time.perf_counter()
     try:
         form = await read_form(deps, request, facts)
-        grant = _grant(deps, form.form)
+        grant = _grant(deps, form)
         label = _LABELS[grant]
         if grant == TOKEN_EXCHANGE:
             body = (await exchange_token(deps, form)).body
