@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -111,6 +112,14 @@ async def test_evicting_server_is_refused_at_start(start_redis: StartRedis, open
     assert await works(await open_redis(RedisStoreConfig(url=server.url, unsafe_accept_eviction=True)))
 
 
+def says(server: RedisProcess, line: str) -> None:
+    """Wait until the server's report on its replicas holds this."""
+    deadline = time.monotonic() + 10
+    while line not in server.ask("INFO", "replication"):
+        assert time.monotonic() < deadline, line
+        time.sleep(0.01)
+
+
 @pytest.mark.redis
 async def test_replica_and_master_with_careless_replicas_are_refused(
     start_redis: StartRedis, open_redis: Opener, tmp_path: Path
@@ -120,14 +129,14 @@ async def test_replica_and_master_with_careless_replicas_are_refused(
         port = free.getsockname()[1]
     master = start_redis("--port", str(port), "--repl-diskless-sync-delay", "0")
     replica = start_redis("--replicaof", f"127.0.0.1 {port}")
-    while "connected_slaves:1" not in master.ask("INFO", "replication"):
-        pass
+    says(master, "state=online")
     with pytest.raises(ConfigurationError, match="a replica"):
         await open_redis(RedisStoreConfig(url=replica.url))
     with pytest.raises(ConfigurationError, match="min-replicas-to-write"):
         await open_redis(RedisStoreConfig(url=master.url))
     assert await works(await open_redis(RedisStoreConfig(url=master.url, unsafe_accept_async_replicas=True)))
     master.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+    says(master, "min_slaves_good_slaves:1")
     assert await works(await open_redis(RedisStoreConfig(url=master.url)))
 
 

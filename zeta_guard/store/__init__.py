@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from zeta_guard.config.store import MemoryStore as MemoryStoreConfig
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.errors import ConfigurationError
 from zeta_guard.store.contract import Store
 
 Role = Literal["all", "authorization-server", "gateway"]
@@ -26,12 +27,19 @@ def open_store(
     clock: Callable[[], float],
     role: Role = "all",
 ) -> Store:
-    """The configured store, not yet started. ``clock`` is read for the start of an epoch.
+    """The configured store, not yet started. ``clock`` is read for the start of an epoch. Raises ConfigurationError.
 
     The memory store's epoch begins with this call: make it the first thing a process does, so that little of what clients
     prepared has to be refused. With Redis, role ``gateway`` uses only what a :class:`ReplayStore` may.
     """
     if isinstance(config, MemoryStoreConfig):
+        if role != "all":
+            raise ConfigurationError(
+                "store.kind",
+                f"memory, with role {role}",
+                "redis, because gateway and authorization server share claims, blocks and sessions",
+                "Set store: {kind: redis, url: …}, or run one process with role 'all'.",
+            )
         from zeta_guard.store.memory import MemoryStore
 
         return MemoryStore(config, clock=clock)
