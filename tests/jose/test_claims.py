@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.jose import claims as claim
 from zeta_guard.jose.slot import Slot
 
@@ -28,6 +28,19 @@ def test_a_whole_number_is_neither_boolean_nor_text_nor_fraction(value: Any) -> 
         with pytest.raises(ZetaError, match="expected a whole number"):
             read({"iat": value}, "iat", SLOT)
     assert claim.integer({"iat": 0}, "iat", SLOT) == claim.optional_integer({"iat": 0}, "iat", SLOT) == 0
+
+
+def test_the_description_says_what_came_without_quoting_it() -> None:
+    seen_by_value: list[tuple[JsonValue, str]] = [
+        ("secret", "is text"),
+        ("", "is empty"),
+        (False, "is a boolean"),
+        (2.5, "is a number"),
+    ]
+    for value, seen in seen_by_value:
+        with pytest.raises(ZetaError) as caught:
+            claim.integer({"iat": value}, "iat", SLOT)
+        assert caught.value.description == f"client assertion: 'iat' {seen}; expected a whole number"
 
 
 def test_only_optional_claims_may_be_absent() -> None:

@@ -263,6 +263,8 @@ def test_a_proof_that_calls_itself_expired_is_not_used(
     make_proof: MakeProof, check: Check, times: dict[str, Any]
 ) -> None:
     assert check(make_proof(exp=NOW + 1, nbf=NOW + 15))
+    assert check(make_proof(exp=NOW + 1))
+    assert check(make_proof(nbf=NOW))
     with pytest.raises(ZetaError, match=r"'(exp|nbf)'"):
         check(make_proof(**times))
 
@@ -270,6 +272,15 @@ def test_a_proof_that_calls_itself_expired_is_not_used(
 def test_a_proof_has_a_size_limit(make_proof: MakeProof, check: Check) -> None:
     with pytest.raises(ZetaError, match="longer than 8192 bytes"):
         check(make_proof(pad="x" * 8192))
+
+
+@pytest.mark.parametrize("separator", ["A", "-", " ", ":", "é", ""])
+def test_nothing_but_a_dot_stands_between_the_parts(make_proof: MakeProof, check: Check, separator: str) -> None:
+    header, claims, signature = make_proof().split(".")
+    assert check(f"{header}.{claims}.{signature}")
+    for proof in (f"{header}.{claims}{separator}{signature}", f"{header}{separator}{claims}.{signature}"):
+        with pytest.raises(ZetaError):
+            check(proof)
 
 
 def test_der_in_place_of_the_raw_signature_is_refused(make_proof: MakeProof, check: Check) -> None:

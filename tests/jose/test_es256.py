@@ -98,6 +98,7 @@ def test_a_curve_is_accepted_only_where_the_caller_names_it(
     assert order_of(key, P256_ONLY) is not None
     assert order_of(card_key, P256_ONLY) is None
     assert order_of(card_key, CARD_CURVES) is not None
+    assert order_of(key, frozenset({"brainpoolP256r1"})) is None
     for foreign in (ec.SECP256K1(), ec.SECP384R1(), ec.BrainpoolP384R1()):
         assert order_of(ec.generate_private_key(foreign), CARD_CURVES) is None
         with pytest.raises(ValueError):

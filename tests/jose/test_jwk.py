@@ -103,6 +103,14 @@ def test_coordinates_with_a_leading_zero_keep_their_32_bytes() -> None:
         parse_public_jwk(short, SLOT)
 
 
+@pytest.mark.parametrize("border", [31, 33])
+def test_coordinates_that_share_64_bytes_unevenly_are_refused(border: int) -> None:
+    point = b64url_decode(RFC_9449["x"]) + b64url_decode(RFC_9449["y"])
+    jwk = {**RFC_9449, "x": b64url_encode(point[:border]), "y": b64url_encode(point[border:])}
+    with pytest.raises(ZetaError, match="32 bytes each"):
+        parse_public_jwk(jwk, SLOT)
+
+
 def test_a_jwk_is_made_of_p256_keys_only(card_key: ec.EllipticCurvePrivateKey) -> None:
     with pytest.raises(ValueError, match="brainpoolP256r1"):
         public_jwk(card_key.public_key())
