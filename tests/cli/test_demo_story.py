@@ -131,6 +131,32 @@ def test_shared_and_home_folders_are_not_touched(tmp_path: Path, monkeypatch: py
         prepare_directory(tmp_path)
 
 
+def test_the_working_folder_and_those_above_it_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for folder in (Path(), tmp_path):
+        with pytest.raises(ConfigurationError, match="a folder of its own"):
+            prepare_directory(folder)
+
+
+def test_a_folder_with_keys_that_no_demo_wrote_is_not_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    (folder / "signing-keys").mkdir(parents=True)
+    (folder / "secret").write_bytes(b"real")
+    with pytest.raises(ConfigurationError, match="holds secret, signing-keys"):
+        prepare_directory(folder)
+    assert (folder / "secret").read_bytes() == b"real"
+
+
+def test_an_earlier_demos_folder_and_one_with_other_files_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "demo.log").touch()
+    prepare_directory(folder)
+    write_private(folder / "secret", b"demo")
+    prepare_directory(folder)
+
+
 def test_private_files_replace_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     for content in (b"1", b"2"):

@@ -286,6 +286,20 @@ async def test_a_rotated_key_stays_published_and_documents_can_be_taken_away(
         assert answer.status == 500
 
 
+@pytest.mark.parametrize("path", [FEDERATION, SIGNED_JWKS, "/jwks.json"])
+async def test_a_document_that_has_not_changed_is_answered_304(
+    service: PoppService, http: aiohttp.ClientSession, path: str
+) -> None:
+    async with http.get(service.url + path) as answer:
+        tag = answer.headers["ETag"]
+    async with http.get(service.url + path, headers={"If-None-Match": tag}) as answer:
+        assert (answer.status, await answer.read()) == (304, b"")
+    service.issuer.rotate(PKI.issue_popp_signer())
+    async with http.get(service.url + path, headers={"If-None-Match": tag}) as answer:
+        assert answer.status == 200
+        assert answer.headers["ETag"] != tag
+
+
 async def test_the_token_generator_of_the_test_environments_is_there(
     service: PoppService, http: aiohttp.ClientSession
 ) -> None:

@@ -116,6 +116,10 @@ async def smoke(args: argparse.Namespace) -> int:
     ok = all(step["ok"] for step in seen)
     if args.json:
         _print_json({"ok": ok, "steps": list(seen)})
+    elif ok:
+        _note(
+            "The guard serves this identity. Next: zeta-guard client call … PATH, with --popp-token-file where it is asked."
+        )
     return 0 if ok else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -153,6 +154,7 @@ class PoppService:
         self._port = port
         self._runner: web.AppRunner | None = None
         self._sockets: set[web.WebSocketResponse] = set()
+        self._published: dict[str, tuple[object, str]] = {}
 
     @property
     def url(self) -> str:
@@ -232,12 +234,28 @@ class PoppService:
 
     async def _entity_statement(self, request: web.Request) -> web.Response:
         changes = self.document_changes.get("statement", {})
-        statement = self.issuer.entity_statement(self.url + SIGNED_JWKS, **changes)
-        return self._document(request, statement, "application/entity-statement+jwt")
+        text = self._stable(
+            FEDERATION, changes, lambda: self.issuer.entity_statement(self.url + SIGNED_JWKS, **changes)
+        )
+        return self._document(request, text, "application/entity-statement+jwt")
 
     async def _signed_jwks(self, request: web.Request) -> web.Response:
-        key_set = self.issuer.signed_jwks(**self.document_changes.get("jwks", {}))
-        return self._document(request, key_set, "application/jwk-set+jwt")
+        changes = self.document_changes.get("jwks", {})
+        text = self._stable(SIGNED_JWKS, changes, lambda: self.issuer.signed_jwks(**changes))
+        return self._document(request, text, "application/jwk-set+jwt")
+
+    def _stable(self, path: str, changes: Mapping[str, JsonValue], make: Callable[[], str]) -> str:
+        """The document as it was signed before, for an hour and while its content is the same: else no ETag would hold."""
+        content = (
+            int(self._clock() // 3600),
+            self.issuer.issuer,
+            self.issuer.kid,
+            self.issuer.entity_key_thumbprint,
+            changes,
+        )
+        if path not in self._published or self._published[path][0] != content:
+            self._published[path] = (content, make())
+        return self._published[path][1]
 
     async def _plain_jwks(self, request: web.Request) -> web.Response:
         return self._document(request, json.dumps({"keys": self.issuer.keys()}), "application/json")
@@ -246,7 +264,11 @@ class PoppService:
         self.fetched.append(request.path)
         if self.document_status != 200:
             return web.Response(status=self.document_status)
-        return web.Response(text=text, content_type=content_type, headers={"Cache-Control": "public, max-age=300"})
+        tag = f'"{hashlib.sha256(text.encode()).hexdigest()}"'
+        headers = {"Cache-Control": "public, max-age=300", "ETag": tag}
+        if request.headers.get("If-None-Match") == tag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(text=text, content_type=content_type, headers=headers)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "UP"})

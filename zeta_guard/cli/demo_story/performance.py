@@ -19,7 +19,7 @@ from zeta_guard.cli.demo_story.printing import Printer
 from zeta_guard.cli.demo_story.refusals import REFUSALS
 from zeta_guard.cli.demo_story.stage import Stage, prepare_directory
 from zeta_guard.cli.demo_story.story import Storyteller
-from zeta_guard.cli.demo_story.target import write_target
+from zeta_guard.cli.demo_story.target import TARGET_FILE, write_target
 from zeta_guard.telemetry.logging import ROOT, JsonFormatter
 
 
@@ -65,6 +65,8 @@ async def _perform(options: Options, serving: asyncio.Event, stop: asyncio.Event
         else:
             directory = options.directory
             prepare_directory(directory)
+            # An earlier demo's target would send whoever waits for this one to a port where nobody listens.
+            (directory / TARGET_FILE).unlink(missing_ok=True)
         exits.enter_context(_logging_into(directory / "guard.log"))
         # With --json the one object is all that standard output gets.
         printer = Printer(sys.stderr if options.json else sys.stdout)

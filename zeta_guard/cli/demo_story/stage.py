@@ -39,6 +39,18 @@ POPP_ISSUER: Final = "https://popp.demo.example"
 PASSWORD: Final = "demo"  # noqa: S105 (of throw-away cards)
 ALIAS: Final = "smcb"
 NOT_ALLOWED_PROFESSION: Final = "1.2.276.0.76.4.58"
+_MARK: Final = ".zeta-guard-demo"
+_FILES: Final = (
+    "ca.pem",
+    "cards",
+    "guard.yaml",
+    "popp-signing-key.pem",
+    "popp-token",
+    "secret",
+    "signing-keys",
+    "tls",
+    "trust",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +212,22 @@ def free_port() -> int:
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the demo's folder, mode 0700. Raises ConfigurationError when it cannot be, or is somebody's other folder."""
+    """Make the demo's folder, mode 0700, or take an earlier demo's or an empty one.
+
+    Raises ConfigurationError for a folder that others use, that holds files which the demo would replace, or that cannot be
+    written: a demo started in the wrong place must not cost anybody a key.
+    """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.stat()
-        if status.st_mode & 0o1000 or directory.resolve() in (Path.home(), Path("/")):
+        shared = directory.stat().st_mode & 0o1000 or directory.resolve() == Path.home()
+        if shared or Path.cwd().is_relative_to(directory.resolve()):
             raise ConfigurationError("--dir", str(directory), "a folder of its own", "Name a new folder.")
+        theirs = sorted(name for name in _FILES if (directory / name).exists())
+        if theirs and not (directory / _MARK).exists():
+            seen = f"{directory} holds {', '.join(theirs)}, and not from a demo"
+            raise ConfigurationError("--dir", seen, "an empty folder or an earlier demo's", "Name a new folder.")
         directory.chmod(0o700)
+        (directory / _MARK).touch(mode=0o600)
     except FileNotFoundError:
         raise ConfigurationError(
             "--dir", f"{directory.parent} does not exist", "a folder in an existing one", f"mkdir -p {directory.parent}"
