@@ -39,17 +39,27 @@ def cert_hash_extension(certificate: bytes) -> bytes:
 
 
 def rewrite(
-    response: bytes, key: ec.EllipticCurvePrivateKey, *, produced_at: float, certificate: bytes | None = None
+    response: bytes,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    produced_at: float,
+    certificate: bytes | None = None,
+    extension: bytes | None = None,
+    copies: int = 1,
 ) -> bytes:
     """The same answer, dated ``produced_at`` and signed anew with ``key``.
 
-    With ``certificate`` a CertHash over it is added to the (only) single response.
+    With ``certificate`` a CertHash over it is added to the (only) single response, with ``extension`` that element. The single
+    response then stands there ``copies`` times.
     """
+    if certificate is not None:
+        extension = cert_hash_extension(certificate)
     status, wrapped = sequence(response)
     oid, octets = sequence(next(elements(wrapped.content)).encoded)
     basic = sequence(octets.content)
     certificates = b"".join(member.encoded for member in basic[3:])
-    data = encode(SEQUENCE, *(_member(member, produced_at, certificate) for member in sequence(basic[0].encoded)))
+    members = sequence(basic[0].encoded)
+    data = encode(SEQUENCE, *(_member(member, produced_at, extension, copies) for member in members))
     signature = encode(0x03, b"\x00", key.sign(data, ec.ECDSA(hashes.SHA256())))
     signed = encode(SEQUENCE, data, _ECDSA_SHA256, signature, certificates)
     return encode(
@@ -59,11 +69,12 @@ def rewrite(
     )
 
 
-def _member(member: Element, produced_at: float, certificate: bytes | None) -> bytes:
+def _member(member: Element, produced_at: float, extension: bytes | None, copies: int) -> bytes:
     if member.tag == _GENERALIZED_TIME:
         return encode(_GENERALIZED_TIME, f"{moment(produced_at):%Y%m%d%H%M%SZ}".encode())
-    if member.tag == SEQUENCE and certificate is not None:
+    if member.tag == SEQUENCE:
         parts = [part.encoded for part in sequence(member.content)]
-        extension = encode(_EXPLICIT_1, encode(SEQUENCE, cert_hash_extension(certificate)))
-        return encode(SEQUENCE, encode(SEQUENCE, *parts, extension))
+        if extension is not None:
+            parts.append(encode(_EXPLICIT_1, encode(SEQUENCE, extension)))
+        return encode(SEQUENCE, encode(SEQUENCE, *parts) * copies)
     return member.encoded

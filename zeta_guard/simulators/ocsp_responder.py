@@ -83,6 +83,8 @@ class OcspResponder:
         self.valid_seconds: int | None = 3600
         """nextUpdate after thisUpdate; None leaves it out."""
         self.slow_seconds = 1.0
+        self.lag = 0.0
+        """Answers are dated so many seconds back."""
         self.requests: Counter[int] = Counter()
         self.followed = 0
         self.revoked_components: set[int] = set()
@@ -93,6 +95,7 @@ class OcspResponder:
         self._states: dict[int, CardState] = {}
         self._runner: web.AppRunner | None = None
         self._closing = asyncio.Event()
+        self._arrival = asyncio.Condition()
 
     async def start(self) -> None:
         """Listen, and tell the PKI the addresses that go into certificates issued from now on."""
@@ -146,6 +149,11 @@ class OcspResponder:
         """Questions altogether."""
         return self.requests.total()
 
+    async def wait_for(self, questions: int) -> None:
+        """Return when so many questions have arrived altogether."""
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: self.asked >= questions)
+
     def set_state(self, certificate: Card | x509.Certificate | int, state: CardState | str) -> None:
         """What to do from now on when asked about this certificate (or serial number)."""
         if isinstance(certificate, Card):
@@ -155,7 +163,7 @@ class OcspResponder:
 
     def answer(self, request: ocsp.OCSPRequest, state: CardState) -> bytes:
         """The DER of the answer to a question, for a state in which there is one."""
-        now = self._clock()
+        now = self._clock() - self.lag
         if state is CardState.TRY_LATER:
             unsuccessful = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
             return unsuccessful.public_bytes(_DER)
@@ -219,7 +227,9 @@ class OcspResponder:
         except ValueError:
             malformed = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
             return web.Response(body=malformed.public_bytes(_DER), content_type=OCSP_RESPONSE)
-        self.requests[serial] += 1
+        async with self._arrival:
+            self.requests[serial] += 1
+            self._arrival.notify_all()
         known = serial in self.pki.issued
         state = self._states.get(serial, CardState.GOOD if known else CardState.UNKNOWN)
         match state:

@@ -112,7 +112,7 @@ def admission(telematik_id: str | None, profession_oid: str, item: str = "Betrie
     return x509.Admission(None, None, [profession])
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class DemoPki:
     """Root, SM(C)-B CA (brainpoolP256r1), component CA (P-256, self-signed), OCSP and trust-list signers, and strangers.
 

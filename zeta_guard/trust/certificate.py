@@ -86,13 +86,17 @@ def _parse(der: bytes) -> SmcbCertificate:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise CertificateFormError(f"longer than {MAX_CERTIFICATE_BYTES} bytes")
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        extensions = certificate.extensions
-        public_key = leaf_key(certificate)
+        return _read(der, x509.load_der_x509_certificate(der))
     except CertificateFormError:
         raise
     except PARSER_ERRORS as error:
+        # Parts of a certificate are decoded when they are first looked at: any step above can find them malformed.
         raise CertificateFormError("not a well-formed X.509 certificate") from error
+
+
+def _read(der: bytes, certificate: x509.Certificate) -> SmcbCertificate:
+    extensions = certificate.extensions
+    public_key = leaf_key(certificate)
     _check_extensions(certificate, extensions)
     telematik_id, professions = _admission(extensions)
     common_name = _first(certificate.subject, NameOID.COMMON_NAME)

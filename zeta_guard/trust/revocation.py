@@ -158,8 +158,14 @@ class RevocationCheck:
             flight = asyncio.create_task(self._ask(leaf, issuer, anchors, now), name="ocsp")
             self._flights[leaf.fingerprint] = flight
             flight.add_done_callback(lambda task: self._landed(leaf.fingerprint, task))
-        # A caller that goes away must not take the answer from the others.
-        return await asyncio.shield(flight)
+        try:
+            # A caller that goes away must not take the answer from the others.
+            return await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if flight.cancelled() and (caller is None or not caller.cancelling()):
+                return Unavailable("closing")
+            raise
 
     def _landed(self, fingerprint: bytes, flight: asyncio.Task[Outcome]) -> None:
         self._flights.pop(fingerprint, None)
