@@ -7,14 +7,21 @@ import base64
 import hashlib
 import itertools
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from prometheus_client import CollectorRegistry
 
 from zeta_guard.config.guard import GuardConfig
@@ -457,7 +464,7 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
         *,
         key_sets: Mapping[str, KeySet] | None = None,
         issuer: Issuer | None = None,
-        ssl: Any = None,
+        tls: ssl.SSLContext | None = None,
         **changes: Any,
     ) -> World:
         config = config_in(tmp_path, routes, **changes)
@@ -491,7 +498,7 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
             return await answer_request(request, config, facts_reader, gateway, clock)
 
         server = GuardServer(handle, limits=config.limits, public_url=config.public_url)
-        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=ssl)
+        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
         world = World(config, gateway, clock, store, policy, issuer, Client(), registry, port)
 
@@ -518,6 +525,34 @@ async def backend() -> AsyncIterator[RawBackend]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext, Path]:
+    """Server context, client context that trusts it, and the trust file; the certificate is for localhost and 127.0.0.1."""
+    directory = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.now(UTC) - timedelta(days=1)
+    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = directory / "cert.pem", directory / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate_file, key_file)
+    return server, ssl.create_default_context(cafile=certificate_file), certificate_file
 
 
 def route_to(backend: RawBackend, prefix: str = "/vsd", **rules: Any) -> dict[str, Any]:
