@@ -7,6 +7,7 @@
 package policies.zeta.lib.address
 
 # METADATA
+# scope: document
 # description: Says why a token request cannot be answered from this address.
 # custom:
 #   reasons:
@@ -15,20 +16,26 @@ package policies.zeta.lib.address
 #     address_blocked: The address is in a blocked network.
 deny contains reason if some reason in refusals(input.authorization_request)
 
+deny contains not_known if not input.authorization_request
+
 # METADATA
 # description: The same for a request at the gateway.
 deny_request contains reason if some reason in refusals(input.request)
+
+deny_request contains not_known if not input.request
 
 refusals(request) := unknown(request) | (no_list | blocked(request))
 
 unknown(request) := set() if {
 	request.ip_address
 	count(request.ip_prefixes) in {33, 129}
-} else := {{
+} else := {not_known}
+
+not_known := {
 	"code": "address_unknown",
 	"message": "The address of the client is not known",
 	"spec": "A_28837",
-}}
+}
 
 default no_list := {{
 	"code": "address_list_missing",
@@ -40,7 +47,7 @@ no_list := set() if is_object(data.addresses.blocked)
 
 blocked(request) := {reason |
 	some prefix in request.ip_prefixes
-	data.addresses.blocked[prefix]
+	_ = data.addresses.blocked[prefix]
 	reason := {
 		"code": "address_blocked",
 		"message": "The address of the client is in a blocked network",

@@ -15,6 +15,7 @@ default of_this_guard := false
 of_this_guard if data.audiences.of_this_guard == true
 
 # METADATA
+# scope: document
 # description: Says why no token can be made for the requested audience or resource.
 # custom:
 #   reasons:
@@ -74,7 +75,10 @@ default named := false
 
 named if request.resource
 
-named if count(request.audience) > 0
+named if {
+	is_array(request.audience)
+	count(request.audience) > 0
+}
 
 served(_) if of_this_guard
 

@@ -21,6 +21,7 @@ valid(seconds) if {
 }
 
 # METADATA
+# scope: document
 # description: Says that no token can be made without lifetimes.
 # custom:
 #   reasons:

@@ -8,6 +8,7 @@ package policies.zeta.lib.product
 client := input.client_registration_data
 
 # METADATA
+# scope: document
 # description: Says why the client software does not suffice.
 # custom:
 #   reasons:
@@ -24,7 +25,7 @@ deny contains reason if {
 
 deny contains reason if {
 	known
-	not data.products.allowed[client.product_id][client.product_version]
+	not version_known
 	reason := {
 		"code": "product_version_not_allowed",
 		"message": "This version of the client software is not allowed",
@@ -32,6 +33,11 @@ deny contains reason if {
 	}
 }
 
+# Rules of their own, because "not data.list[input.member]" would be undefined, not true, for an input without the member.
 default known := false
 
 known if data.products.allowed[client.product_id]
+
+default version_known := false
+
+version_known if data.products.allowed[client.product_id][client.product_version]

@@ -6,6 +6,7 @@
 package policies.zeta.lib.scope
 
 # METADATA
+# scope: document
 # description: Says why the requested scopes cannot be granted.
 # custom:
 #   reasons:
@@ -32,4 +33,7 @@ deny contains reason if {
 
 default requested := false
 
-requested if count(input.authorization_request.scopes) > 0
+requested if {
+	is_array(input.authorization_request.scopes)
+	count(input.authorization_request.scopes) > 0
+}

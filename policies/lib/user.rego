@@ -8,6 +8,7 @@ package policies.zeta.lib.user
 id := input.user_info.identifier
 
 # METADATA
+# scope: document
 # description: Says why this very institution may not pass.
 # custom:
 #   reasons:
@@ -34,7 +35,7 @@ deny contains reason if {
 }
 
 deny contains reason if {
-	is_string(data.users.blocked[id])
+	_ = data.users.blocked[id]
 	reason := {
 		"code": "user_blocked",
 		"message": "The institution is blocked",
@@ -44,7 +45,7 @@ deny contains reason if {
 
 deny contains reason if {
 	data.users.allow_only == true
-	not data.users.allowed[id]
+	not on_the_list
 	reason := {
 		"code": "user_not_allowed",
 		"message": "The institution is not on the list of this service",
@@ -59,3 +60,8 @@ listed if {
 	is_object(data.users.allowed)
 	is_boolean(data.users.allow_only)
 }
+
+# A rule of its own, because "not data.list[input.member]" would be undefined, not true, for an input without the member.
+default on_the_list := false
+
+on_the_list if data.users.allowed[id]

@@ -13,12 +13,15 @@ from zeta_guard.policy.bundle import (
     MANIFEST,
     METADATA,
     MODULE,
+    SIGNATURES,
     Bundle,
     BundleError,
+    Manifest,
     read_archive,
     read_bundle,
     write_archive,
 )
+from zeta_guard.policy.input_reads import reads_time
 from zeta_guard.policy.opa_binary import run_opa
 from zeta_guard.policy.prefix_list import check_prefix_lists
 from zeta_guard.policy.reason_table import reason_table
@@ -35,32 +38,65 @@ class Built:
     bundle: Bundle
 
 
-def build(
-    source: Path, *, revision: str | None = None, order: int | None = None, signers: tuple[str, ...] = ()
-) -> Built:
-    """Compile the bundle of sources in ``source`` with ``opa``; deterministic for the same sources and the same ``opa``.
+def build(source: Path, *, revision: str | None = None, order: int | None = None) -> Built:
+    """Compile the folder of sources ``source`` with ``opa``; deterministic for the same sources and the same ``opa``.
 
-    ``signers`` are the key ids of the publisher's signatures that were verified before. Raises BundleError with OPA's own
-    message when the sources do not compile, ConfigurationError when there is no ``opa``.
+    ``revision`` and ``order`` replace those of its manifest. Raises BundleError with OPA's own message when the sources do
+    not compile, ConfigurationError when there is no ``opa``.
     """
     with staged(source, tests=False) as (folder, manifest):
-        entrypoints = _entrypoints(folder)
-        compiled = _compile(folder, entrypoints)
-        sources = read_bundle({p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.rego")})
-        document: dict[str, JsonValue] = json.loads(compiled.files[MANIFEST])
-        document["revision"] = manifest.revision if revision is None else revision
-        own: dict[str, JsonValue] = {
-            "order": manifest.order if order is None else order,
-            "signers": list(signers),
-            "reasons": reason_table(folder),
-        }
-        document["metadata"] = {METADATA: {name: value for name, value in own.items() if value is not None}}
+        return _build(folder, manifest, revision=revision, order=order, signers=())
+
+
+def build_published(
+    bundle: Bundle, *, revision: str | None = None, order: int | None = None, signers: tuple[str, ...] = ()
+) -> Built:
+    """The same for a publisher's bundle of sources; ``signers`` are the key ids of its signatures that were verified."""
+    with tempfile.TemporaryDirectory(prefix="zeta-guard-policy-") as name:
+        folder = Path(name)
+        for file, content in bundle.files.items():
+            if not file.endswith("_test.rego") and file not in (SIGNATURES, MODULE):
+                target = folder / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+        return _build(folder, bundle.manifest, revision=revision, order=order, signers=signers)
+
+
+def _build(
+    folder: Path, manifest: Manifest, *, revision: str | None, order: int | None, signers: tuple[str, ...]
+) -> Built:
+    entrypoints = _entrypoints(folder)
+    compiled = _compile(folder, entrypoints)
+    sources = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.rego"))}
+    document: dict[str, JsonValue] = json.loads(compiled.files[MANIFEST])
+    document["revision"] = manifest.revision if revision is None else revision
+    own: dict[str, JsonValue] = {
+        "order": manifest.order if order is None else order,
+        "signers": list[JsonValue](signers),
+        "reasons": list[JsonValue](reason_table(folder)),
+        "reads": {entrypoint: list[JsonValue](_reads(folder, entrypoint)) for entrypoint in entrypoints},
+    }
+    document["metadata"] = {METADATA: {name: value for name, value in own.items() if value is not None}}
     # OPA strips comments from the sources that it packs; the originals keep the line numbers of the reason table true.
-    files = {**sources.files, MODULE: compiled.files[MODULE], "data.json": _canonical(compiled.document())}
+    files = {**sources, MODULE: compiled.files[MODULE], "data.json": _canonical(compiled.document())}
     files[MANIFEST] = _canonical(document)
     bundle = read_bundle(files)
+    _check_time(bundle)
     check_prefix_lists(bundle.document())
     return Built(write_archive(files), bundle)
+
+
+def _check_time(bundle: Bundle) -> None:
+    """A remembered decision must not depend on when it was made."""
+    if (
+        ENTRYPOINTS[1] in bundle.manifest.entrypoints
+        and reads_time(bundle, ENTRYPOINTS[1])
+        and any(b"cache_seconds" in content for name, content in bundle.files.items() if name.endswith(".rego"))
+    ):
+        raise BundleError(
+            "the request policy reads input.time and says cache_seconds",
+            "A decision that depends on the time cannot be remembered: remove one of the two.",
+        )
 
 
 def _entrypoints(folder: Path) -> list[str]:
@@ -77,6 +113,24 @@ def _package_exists(folder: Path, package: str) -> bool:
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("package")
     )
+
+
+def _reads(folder: Path, entrypoint: str) -> list[str]:
+    """What the rules behind an entry point read of the input, as OPA's compiler sees it; ``""`` is all of it."""
+    query = "data." + entrypoint.replace("/", ".")
+    done = run_opa(["deps", "--format", "json", "--data", ".", query], folder=folder)
+    if done.returncode != 0:
+        raise BundleError("opa deps failed:\n" + (done.stderr or done.stdout).decode(errors="replace").strip())
+    found = set()
+    for reference in json.loads(done.stdout).get("base") or []:
+        if reference and reference[0].get("value") == "input":
+            names = []
+            for term in reference[1:]:
+                if term.get("type") != "string":
+                    break
+                names.append(str(term["value"]))
+            found.add("/".join(names))
+    return sorted(found)
 
 
 def _compile(folder: Path, entrypoints: list[str]) -> Bundle:

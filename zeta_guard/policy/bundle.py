@@ -57,6 +57,8 @@ class Manifest:
     signers: tuple[str, ...]
     reasons: tuple[ReasonSource, ...]
     include: tuple[str, ...]
+    reads: Mapping[str, tuple[str, ...]] | None
+    """Entry point → what its rules read of the input (``user_info/professionOID``); None when nobody found out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,16 @@ def read_manifest(raw: bytes) -> Manifest:
         signers=tuple(_texts(own.get("signers", []), "signers")),
         reasons=tuple(_reason(entry) for entry in _list(own.get("reasons", []), "reasons")),
         include=tuple(_texts(own.get("include", []), "include")),
+        reads=_reads(own.get("reads")),
     )
+
+
+def _reads(value: JsonValue) -> Mapping[str, tuple[str, ...]] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise BundleError(f"{MANIFEST}: metadata.{METADATA}.reads is no object")
+    return {name: tuple(_texts(paths, "reads")) for name, paths in value.items()}
 
 
 def _reason(entry: JsonValue) -> ReasonSource:

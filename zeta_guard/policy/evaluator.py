@@ -13,7 +13,8 @@ from zeta_guard.errors import JsonValue
 from zeta_guard.policy.activation import ActivePolicy
 from zeta_guard.policy.answer import MalformedAnswerError, read_decision
 from zeta_guard.policy.contract import Decision, Question
-from zeta_guard.policy.probe import PROBES, reads_time
+from zeta_guard.policy.input_reads import reads_time
+from zeta_guard.policy.probe import PROBES
 from zeta_guard.policy.wasm import EvaluationError, WasmInstance
 
 INLINE_SECONDS: Final = 0.000_5
@@ -38,7 +39,7 @@ class Evaluator:
         self._deadline = deadline
         self._threaded: WasmInstance | None = None
         self._inline: WasmInstance | None = None
-        self._may_cache = not reads_time(policy.bundle)
+        self._may_cache = not reads_time(policy.bundle, decisions.get("request", ""))
         self.inline_tried = False
         """Whether :meth:`prepare_inline` has measured."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Final
 
 from zeta_guard.errors import JsonValue
 from zeta_guard.http.address import ip_prefixes
-from zeta_guard.policy.bundle import Bundle
 from zeta_guard.policy.contract import Question
 from zeta_guard.policy.document import Client, Institution, token_document
 
@@ -56,18 +54,3 @@ _REQUEST: Final[dict[str, JsonValue]] = {
 }
 
 PROBES: Final[Mapping[Question, Mapping[str, JsonValue]]] = {"token": _TOKEN, "request": _REQUEST}
-
-_TIME: Final = re.compile(rb"""\binput\s*(\.\s*time\b|\[\s*["']time["']|\[(?!\s*["'])|(?![\w\s]*[.\[\w]))""")
-
-
-def reads_time(bundle: Bundle) -> bool:
-    """Whether a source in the bundle may read ``input.time``; also true for a computed member of ``input`` or all of it.
-
-    A bundle without sources counts as one that does: its decisions are not cached.
-    """
-    sources = [content for name, content in bundle.files.items() if name.endswith(".rego")]
-    return not sources or any(_TIME.search(_without_comments(source)) for source in sources)
-
-
-def _without_comments(source: bytes) -> bytes:
-    return b"\n".join(line for line in source.splitlines() if not line.lstrip().startswith(b"#"))

@@ -17,10 +17,10 @@ from zeta_guard.policy.opa_binary import run_opa
 _CODE = re.compile(r'"code"\s*:\s*"([A-Za-z0-9_.-]{1,64})"')
 
 
-def reason_table(folder: Path) -> list[JsonValue]:
+def reason_table(folder: Path) -> list[dict[str, JsonValue]]:
     """``[{"code", "file", "line", "description"}]`` for every literal ``"code": "…"`` in the sources of ``folder``."""
     meaning = _meanings(folder)
-    table: list[JsonValue] = []
+    table: list[dict[str, JsonValue]] = []
     for path in sorted(folder.rglob("*.rego")):
         name = path.relative_to(folder).as_posix()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
