@@ -49,6 +49,7 @@ async def _register(cast: Cast) -> Outcome:
 
 async def _token(cast: Cast) -> Outcome:
     client = await cast.client()
+    await cast.stage.first_proof_possible()
     questions = cast.stage.ocsp.asked
     tokens = await client.token()
     claims = _claims(tokens.access_token)

@@ -152,9 +152,15 @@ class Stage:
         await guard.start()
         self._exit.push_async_callback(guard.stop)
         self.guard = guard
-        # The guard refuses what is dated at or before its memory began, and iat counts whole seconds: a proof made in the
-        # second of its start is too old by construction. The story must not depend on where in a second it begins.
-        started = guard.store.epoch.started_at
+
+    async def first_proof_possible(self) -> None:
+        """Wait, less than a second, until a proof can be younger than the guard.
+
+        The guard refuses what is dated at or before the beginning of its memory, and iat counts whole seconds: a proof made in
+        the second of its start is too old by construction. The story must not depend on where in a second it begins.
+        """
+        assert self.guard is not None
+        started = self.guard.store.epoch.started_at
         await asyncio.sleep(max(0.0, math.floor(started) + 1 - time.time()))
 
     def popp_token(self, institution: str = "good") -> str:
