@@ -37,6 +37,7 @@ def test_other_spellings_of_the_same_url_match(htu: str) -> None:
         "http://guard.example.de/a/b",
         "ws://guard.example.de/a/b",
         "ftp://guard.example.de/a/b",
+        "ftp://guard.example.de:21/a/b",
         "https://guard.example.de:8443/a/b",
         "https://guard.example.de:80/a/b",
         "https://guard.example.de.evil.example/a/b",
@@ -79,6 +80,7 @@ def test_ports_and_ip_literals_are_compared() -> None:
 
 def test_nothing_matches_what_is_no_url() -> None:
     assert not same_url("https://guard.example.de/a", "nonsense")
+    assert not same_url("other nonsense", "nonsense")
     assert normal_url("nonsense") is None
 
 

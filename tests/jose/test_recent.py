@@ -29,6 +29,16 @@ def test_what_is_in_use_outlives_what_is_not() -> None:
     assert recent.get(-2) is None
 
 
+def test_putting_the_same_again_pushes_nothing_out() -> None:
+    recent: Recent[str, int] = Recent(4)
+    recent.put("a", 1)
+    recent.put("b", 1)
+    for number in range(10):
+        recent.put("b", number)
+    assert recent.get("a") == 1
+    assert recent.get("b") == 9
+
+
 @given(st.integers(1, 9), st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=200))
 def test_it_never_grows_beyond_its_size(size: int, steps: list[tuple[bool, int]]) -> None:
     recent: Recent[int, int] = Recent(size)

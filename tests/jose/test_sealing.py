@@ -94,6 +94,11 @@ def test_no_two_purposes_share_a_key() -> None:
     assert repr(secrets) == "Secrets(1)"
 
 
+def test_a_shorter_aes_key_is_no_sealing_key() -> None:
+    with pytest.raises(ValueError):
+        Sealer([CURRENT[:16]])
+
+
 @pytest.mark.parametrize("secrets", [[], [b"short"], [CURRENT, b"x"]])
 def test_secrets_of_another_length_are_none(secrets: list[bytes]) -> None:
     with pytest.raises(ValueError):

@@ -132,6 +132,18 @@ async def test_all_who_wait_share_one_fetch(server: JwksServer, remote: RemoteKe
     assert remote.key(ONE["kid"]) is not None
 
 
+async def test_a_slow_fetch_is_not_joined_by_a_second_one_after_the_cooldown(
+    server: JwksServer, remote: RemoteKeySet
+) -> None:
+    server.gate = asyncio.Event()
+    first = asyncio.create_task(remote.refresh(now=NOW))
+    await server.was_asked(1)
+    second = asyncio.create_task(remote.refresh(now=NOW + 11))
+    server.gate.set()
+    await asyncio.gather(first, second)
+    assert len(server.asked) == 1
+
+
 async def test_a_caller_that_goes_away_leaves_the_fetch_to_the_others(server: JwksServer, remote: RemoteKeySet) -> None:
     server.gate = asyncio.Event()
     impatient = asyncio.create_task(remote.refresh(now=NOW, kid=ONE["kid"]))
@@ -335,7 +347,7 @@ async def test_closing_cancels_a_fetch_under_way(server: JwksServer, remote: Rem
     await server.was_asked(1)
     await remote.close()
     with pytest.raises(ZetaError):
-        await waiting
+        await asyncio.wait_for(waiting, 1)
 
 
 def test_only_ec_p256_signing_keys_with_a_name_are_taken(key_set: LocalKeySet) -> None:
