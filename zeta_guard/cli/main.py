@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from zeta_guard import __version__
 from zeta_guard.errors import ConfigurationError, ConfigurationErrors, GuardError
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="zeta-guard",
         description="Zero Trust gateway for the German health network.",
-        epilog="Example: zeta-guard demo",
+        epilog="Example: zeta-guard demo    (every command has --help with an example of its own)",
     )
     parser.add_argument("--version", action="version", version=f"zeta-guard {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -74,7 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        # Whoever read the output has enough; the interpreter's own flush at exit must not complain again.
+        sys.stdout = None  # type: ignore[assignment]
         return 1
+    except Exception as error:  # noqa: BLE001 - the outermost edge
+        print(f"zeta-guard {args.command}: a defect of this program: {_place(error)}", file=sys.stderr)
+        print("  what to do: please report it with this line; nothing of your input is in it", file=sys.stderr)
+        return 1
+
+
+def _place(error: BaseException) -> str:
+    """Type and place, never the message: it may quote a secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where
 
 
 def print_configuration_error(error: ConfigurationError) -> None:

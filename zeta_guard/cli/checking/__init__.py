@@ -1,0 +1,1 @@
+"""What ``zeta-guard check`` looks at."""
