@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import socket
 import ssl
 import time
@@ -22,6 +23,7 @@ from zeta_guard.runtime.generation import Generation, Role
 from zeta_guard.runtime.listener import GuardServer
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.ops import OpsServer, Readiness
+from zeta_guard.runtime.public_socket import PublicSocket, bind_error, bind_public_socket
 from zeta_guard.runtime.tls_context import server_context
 from zeta_guard.store import open_store
 from zeta_guard.telemetry.audit import Audit
@@ -43,10 +45,22 @@ _RESTART_ONLY = ("public_url", "listen", "store", "ops")
 class Guard:
     """One guard process. ``start`` returns when the first request can be answered."""
 
-    def __init__(self, config: GuardConfig, *, role: Role = "all", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: GuardConfig,
+        *,
+        role: Role = "all",
+        clock: Callable[[], float] = time.time,
+        public_socket: PublicSocket | None = None,
+        log_descriptor: int = 2,
+    ) -> None:
+        """``public_socket`` is bound here when it is not given; request lines go to ``log_descriptor``."""
         self.config = config
         self.role = role
         self._clock = clock
+        self._public_socket = public_socket
+        self._log_descriptor = log_descriptor
+        self._ready_from = 0.0
         self._metrics = Metrics()
         self._runtime_metrics = RuntimeMetrics(self._metrics.registry)
         self._store: Store | None = None
@@ -85,10 +99,19 @@ class Guard:
         """Open the store, load everything, then open the doors. Raises ConfigurationError or ZetaError."""
         config = self.config
         try:
+            public = self._public_socket = self._public_socket or bind_public_socket(config.listen, self._clock)
             secrets = Secrets.load(config.secret_files)
-            self._store = open_store(config.store, secrets=secrets, clock=self._clock, role=self.role)
+            self._store = open_store(
+                config.store,
+                secrets=secrets,
+                # The memory store's epoch begins when this process alone owned the port.
+                clock=(lambda: public.bound_at) if config.store.kind == "memory" else self._clock,
+                role=self.role,
+            )
             self._tls = server_context(config.tls) if config.tls is not None else None
             await self._store.start()
+            # Proofs carry whole seconds: those of the second in which the epoch began are refused.
+            self._ready_from = math.floor(self._store.epoch.started_at) + 1.0
             self._audit = Audit(config.audit, secrets, clock=self._clock)
             self._tracing = Tracing(config.telemetry)
             self._generation = await self._next_generation(config, secrets)
@@ -123,7 +146,9 @@ class Guard:
         config = self.config
         assert self._generation is not None
         self._request_log = RequestLog(
-            text=config.telemetry.log_format == "text", on_drop=self._runtime_metrics.dropped_lines.inc
+            text=config.telemetry.log_format == "text",
+            on_drop=self._runtime_metrics.dropped_lines.inc,
+            descriptor=self._log_descriptor,
         )
         self._dispatcher = Dispatcher(
             self._generation, metrics=self._runtime_metrics, request_log=self._request_log, clock=self._clock
@@ -137,22 +162,17 @@ class Guard:
         self._ops = OpsServer(config.ops, metrics=self.render_metrics, readiness=self.readiness)
         await self._ops.start()
         loop = asyncio.get_running_loop()
+        assert self._public_socket is not None
         try:
             self._listener = await loop.create_server(
                 self._server,
-                config.listen.host,
-                config.listen.port,
+                sock=self._public_socket.socket,
                 ssl=self._tls,
                 backlog=config.listen.backlog,
                 ssl_handshake_timeout=config.limits.header_timeout_ms / 1000 if self._tls else None,
             )
         except OSError as error:
-            raise ConfigurationError(
-                "listen.port",
-                f"{config.listen.host}:{config.listen.port} cannot be bound ({error.strerror or 'error'})",
-                "a free address and port",
-                "Stop what uses the port, or choose another one.",
-            ) from error
+            raise bind_error("listen", config.listen.host, config.listen.port, error) from None
 
     def _note_unsafe(self, config: GuardConfig) -> None:
         from zeta_guard.config.unsafe import unsafe_settings
@@ -223,7 +243,8 @@ class Guard:
                 lines["store"] = str(error)
         if self._generation is not None:
             lines.update(await self._generation.readiness())
-        ready = self._generation is not None and self._listener is not None and not self._draining
+        loaded = self._generation is not None and self._listener is not None
+        ready = loaded and self._clock() >= self._ready_from and not self._draining
         return Readiness(ready=ready, draining=self._draining, lines=lines)
 
     async def drain(self, seconds: float) -> None:
@@ -245,6 +266,9 @@ class Guard:
         await self.drain(seconds)
         if self._server is not None:
             await self._server.shutdown(timeout=1.0)
+        if self._listener is None and self._public_socket is not None:
+            self._public_socket.socket.close()
+            self._public_socket = None
         for task in list(self._retiring):
             task.cancel()
             with suppress(asyncio.CancelledError):

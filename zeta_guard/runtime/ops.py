@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from zeta_guard.config.listen import Ops
-from zeta_guard.errors import ConfigurationError
+from zeta_guard.runtime.public_socket import bind_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,7 @@ class OpsServer:
                 self._web, self._config.host, self._config.port
             )
         except OSError as error:
-            raise ConfigurationError(
-                "ops.port",
-                f"{self._config.host}:{self._config.port} cannot be bound ({error.strerror or 'error'})",
-                "a free address and port",
-                "Stop what uses the port, or choose another one.",
-            ) from error
+            raise bind_error("ops", self._config.host, self._config.port, error) from None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in ("GET", "HEAD"):

@@ -14,6 +14,7 @@ from zeta_guard.config.load import load_config
 from zeta_guard.errors import GuardError
 from zeta_guard.runtime.generation import Role
 from zeta_guard.runtime.guard import Guard
+from zeta_guard.runtime.public_socket import PublicSocket
 from zeta_guard.telemetry.logging import configure, log_event
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ _logger = logging.getLogger("zeta_guard.runtime")
 _WATCH_SECONDS = 2.0
 
 
-async def serve(config: GuardConfig, *, config_file: Path, role: Role = "all") -> None:
+async def serve(
+    config: GuardConfig, *, config_file: Path, role: Role = "all", public_socket: PublicSocket | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; reload on SIGHUP and when a watched file has changed."""
-    guard = Guard(config, role=role)
+    guard = Guard(config, role=role, public_socket=public_socket)
     await guard.start()
     log_event(
         _logger,
