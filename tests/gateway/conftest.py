@@ -367,6 +367,19 @@ class World:
         """An authorised request."""
         return await self.send(self.head(path, method, extra=extra, **claims), head_only=method == "HEAD")
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something has happened; three seconds at most."""
+        async with asyncio.timeout(3):
+            while not condition():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.01)
+
+    def pause(self, writer: asyncio.StreamWriter) -> asyncio.Transport:
+        """Stop reading from a connection; ``resume_reading`` of what comes back goes on."""
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        return transport
+
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
 

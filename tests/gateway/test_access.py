@@ -197,7 +197,8 @@ def test_leeway_is_added_when_configured(make_config: MakeConfig, script: Script
 @pytest.mark.parametrize(("ahead", "good"), [(0, True), (15, True), (16, False)])
 @pytest.mark.parametrize("name", ["iat", "nbf"])
 def test_token_from_the_future_is_refused_beyond_the_skew(script: Script, name: str, ahead: int, good: bool) -> None:
-    verdict = script.play(**{name: int(NOW) + ahead})
+    claims: dict[str, Any] = {name: int(NOW) + ahead}
+    verdict = script.play(**claims)
     assert isinstance(verdict, Grant) is good
 
 

@@ -107,8 +107,11 @@ def test_lines_pass_byte_for_byte_or_not_at_all(headers: list[tuple[str, str]]) 
         "Expect",
         "DPoP",
         "PoPP",
-    ]
-    + ["Authorization", "Proxy-Authorization", "Proxy-Connection", "HTTP2-Settings"],
+        "Authorization",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "HTTP2-Settings",
+    ],
 )
 def test_hop_by_hop_and_credentials_do_not_pass(name: str) -> None:
     assert sort_request_headers([(name.upper().encode(), b"x")], peer_trusted=True).lines == []

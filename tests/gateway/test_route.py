@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeta_guard.config import gateway as config
 from zeta_guard.errors import ConfigurationErrors, ZetaError
-from zeta_guard.gateway.route import RouteTable, build_routes, check_method
+from zeta_guard.gateway.route import Route, RouteTable, build_routes, check_method
 from zeta_guard.http.path import canonical_target
 
 if TYPE_CHECKING:
@@ -71,14 +73,31 @@ def test_path_without_route_is_not_found(make_config: MakeConfig) -> None:
     assert caught.value.status == 400
 
 
+ROUTE_OF_EVERYTHING = RouteTable(
+    [
+        Route(
+            config.Route.model_validate({"prefix": prefix, "upstreams": UPSTREAMS}),
+            prefix,
+            segments,
+            frozenset(),
+            "",
+            "",
+            frozenset(),
+            -1,
+        )
+        for prefix, segments in (("/", ()), ("/a", ("a",)), ("/ab", ("ab",)))
+    ]
+)
+
+
 @given(st.text(alphabet="/abcdmin;.%2Fpi61", min_size=1, max_size=30))
 def test_whatever_is_selected_both_readings_agree(target: str) -> None:
-    table = RouteTable([])
-    try:
+    # With a route for every first segment, both forms of a path begin with the same one or the path is refused.
+    with suppress(ZetaError):
         path, _ = canonical_target("/" + target)
-        table.select(path)
-    except ZetaError as error:
-        assert error.status in (400, 404)
+        route = ROUTE_OF_EVERYTHING.select(path)
+        first = path.raw[1:].split("/")[0]
+        assert route.segments in ((), (first,))
 
 
 def test_method_outside_of_the_route_is_405_with_allow(make_config: MakeConfig) -> None:

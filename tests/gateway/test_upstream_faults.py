@@ -293,12 +293,12 @@ async def test_slow_client_holds_the_backend_back(world: World, backend: RawBack
 
     backend.script = pour
     reader, writer = await world.connect()
-    writer.transport.pause_reading()
+    held = world.pause(writer)
     writer.write(world.head())
     await asyncio.sleep(0.5)
     assert 0 < sent < size // 2
     before = sent
-    writer.transport.resume_reading()
+    held.resume_reading()
     await reader.readuntil(b"\r\n\r\n")
     read = 0
     while read < size:
@@ -373,8 +373,7 @@ async def test_full_pool_makes_requests_wait_and_then_503(make_world: MakeWorld,
     upstream = {"url": f"http://127.0.0.1:{backend.port}", "max_connections": 2}
     world = await make_world([{"prefix": "/vsd", "upstreams": [upstream], "timeouts": {"connect_ms": 250}}])
     first = [asyncio.create_task(world.get()) for _ in range(2)]
-    while busy < 2:
-        await asyncio.sleep(0.01)
+    await world.until(lambda: busy == 2)
     waits = asyncio.create_task(world.get())
     reply = await waits
     assert error_of(reply) == (503, "temporarily_unavailable")

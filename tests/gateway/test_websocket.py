@@ -87,7 +87,10 @@ async def connect() -> AsyncIterator[Connect]:
             token = world.issuer.token(world.client, **(claims or {}))
             proof = world.client.proof(token, path=path, htu=f"wss://guard.example{path}")
             headers = {"Host": "guard.example", "Authorization": f"DPoP {token}", "DPoP": proof}
-            return await session.ws_connect(f"http://127.0.0.1:{world.port}{path}", headers=headers, **options)
+            socket: aiohttp.ClientWebSocketResponse = await session.ws_connect(
+                f"http://127.0.0.1:{world.port}{path}", headers=headers, **options
+            )
+            return socket
 
         yield open_socket
 
@@ -97,12 +100,6 @@ async def world(make_world: MakeWorld, echo: EchoService) -> World:
     return await make_world(
         [{"prefix": "/ws", "upstreams": [{"url": f"http://127.0.0.1:{echo.port}"}], "websocket": WEBSOCKET}]
     )
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(3):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_messages_pass_in_both_directions(world: World, echo: EchoService, connect: Connect) -> None:
@@ -117,7 +114,7 @@ async def test_messages_pass_in_both_directions(world: World, echo: EchoService,
     assert "authorization" not in echo.headers[0]
     await socket.close()
     assert world.gateway.open_sockets in (0, 1)
-    await eventually(lambda: world.gateway.open_sockets == 0)
+    await world.until(lambda: world.gateway.open_sockets == 0)
     assert world.metric("zeta_guard_gateway_websocket_ends_total", route="/ws", reason="peer") == 1
 
 
@@ -127,7 +124,7 @@ async def test_close_codes_pass_in_both_directions(
 ) -> None:
     socket = await connect(world)
     await socket.close(code=code, message=b"done")
-    await eventually(lambda: echo.closes == [code])
+    await world.until(lambda: echo.closes == [code])
     socket = await connect(world)
     await socket.send_str(f"close {code}")
     message = await socket.receive()
@@ -444,19 +441,19 @@ async def test_service_that_dies_is_told_to_the_client_as_1011(join: Join) -> No
     pair.server.close()
     close = await pair.reader.readexactly(4)
     assert (close[0], close[2:]) == (0x88, (1011).to_bytes(2, "big"))
-    await eventually(lambda: pair.world.gateway.open_sockets == 0)
+    await pair.world.until(lambda: pair.world.gateway.open_sockets == 0)
 
 
 async def test_client_that_leaves_closes_the_service_side(join: Join) -> None:
     pair = await join()
     pair.writer.close()
     assert await pair.served.read() == b""
-    await eventually(lambda: pair.world.gateway.open_sockets == 0)
+    await pair.world.until(lambda: pair.world.gateway.open_sockets == 0)
 
 
 async def test_client_that_does_not_read_holds_the_service_back(join: Join) -> None:
     pair = await join()
-    pair.writer.transport.pause_reading()
+    held_back = pair.world.pause(pair.writer)
     sent = 0
 
     async def pour() -> None:
@@ -471,7 +468,7 @@ async def test_client_that_does_not_read_holds_the_service_back(join: Join) -> N
     await asyncio.sleep(0.4)
     held = sent
     assert held < 400 * 65_546 // 2
-    pair.writer.transport.resume_reading()
+    held_back.resume_reading()
     received = 0
     while received < 400 * 65_546:
         received += len(await pair.reader.read(1 << 20))
@@ -492,7 +489,7 @@ async def test_socket_ends_with_its_token(world: World, connect: Connect, echo: 
     await world.gateway.check_sockets()
     message = await socket.receive()
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1008)
-    await eventually(lambda: echo.closes == [1008])
+    await world.until(lambda: echo.closes == [1008])
 
 
 async def test_socket_lives_at_least_three_hundred_seconds(world: World, connect: Connect) -> None:
@@ -564,7 +561,7 @@ async def test_limit_of_sockets_is_503_and_places_come_back(
     reply = await world.get("/ws/echo", extra=UPGRADE)
     assert (reply.status, reply.header("Retry-After")) == (503, "5")
     await first.close()
-    await eventually(lambda: world.gateway.open_sockets == 1)
+    await world.until(lambda: world.gateway.open_sockets == 1)
     third = await connect(world)
     await third.close()
     await second.close()
@@ -578,7 +575,7 @@ async def test_drain_closes_all_with_1001(world: World, connect: Connect, echo: 
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
     await draining
     assert world.gateway.open_sockets == 0
-    await eventually(lambda: echo.closes == [1001] * 5)
+    await world.until(lambda: echo.closes == [1001] * 5)
 
 
 async def test_three_hundred_idle_sockets_cost_less_than_forty_kibibytes_each(
@@ -612,14 +609,14 @@ async def test_three_hundred_idle_sockets_cost_less_than_forty_kibibytes_each(
         return transport
 
     transports = [await open_one() for _ in range(20)]
-    await eventually(lambda: Idle.opened == 20)
+    await world.until(lambda: Idle.opened == 20)
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(300):
             transports.append(await open_one())
-        await eventually(lambda: Idle.opened == 320)
+        await world.until(lambda: Idle.opened == 320)
         await asyncio.sleep(0.05)
         gc.collect()
         # Both ends of the test itself are in this figure, too.
@@ -630,5 +627,5 @@ async def test_three_hundred_idle_sockets_cost_less_than_forty_kibibytes_each(
     assert each < 40 * 1024
     for transport in transports:
         transport.abort()
-    await eventually(lambda: world.gateway.open_sockets == 0)
+    await world.until(lambda: world.gateway.open_sockets == 0)
     server.close()

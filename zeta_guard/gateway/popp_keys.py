@@ -84,11 +84,13 @@ class PoppKeys:
         if self._fetching is None and not 0 <= now - self._attempted_at < self._config.cooldown:
             self._attempted_at = now
             self._fetching = asyncio.create_task(self._fetch(now), name=f"PoPP keys of {self.issuer}")
+        looked = self._fetching is not None
         if self._fetching is not None:
             # One caller that goes away must not take the fetch of all others with it.
             await asyncio.shield(self._fetching)
         missing = not self.usable(now) or (kid is not None and kid not in self._keys)
-        if missing and kid is not None and not self._failed:
+        # What was asked for within the cooldown has not been looked for: the next fetch may still find it.
+        if missing and kid is not None and looked and not self._failed:
             self._unknown.put(kid, now)
         if missing and (self._failed or not self.usable(now)):
             raise unavailable("The keys of the PoPP service cannot be fetched now.", stage="popp")

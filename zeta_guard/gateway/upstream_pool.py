@@ -214,12 +214,9 @@ class UpstreamGroup:
         self._turn = 0
 
     def take_idle(self, *, repeatable: bool) -> UpstreamConnection | None:
-        """An idle connection of the server whose turn it is, without waiting."""
-        if self._only is not None:
-            return self._only.take_idle(repeatable=repeatable) if self._only.healthy else None
-        for pool in self.order():
-            return pool.take_idle(repeatable=repeatable)
-        return None
+        """An idle connection, without waiting, where there is no choice between servers; ``acquire`` does the rest."""
+        only = self._only
+        return only.take_idle(repeatable=repeatable) if only is not None and only.healthy else None
 
     async def acquire(self, *, repeatable: bool, seconds: float) -> UpstreamConnection:
         """A connection to one of the servers. Raises :class:`UpstreamError` REFUSED, BUSY or UNHEALTHY; nothing was sent."""
