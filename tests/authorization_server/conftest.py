@@ -27,7 +27,7 @@ from zeta_guard.client.keys import SoftwareKey
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.config.outbound import Outbound as OutboundConfig
 from zeta_guard.config.policy import Policy
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.http.outbound import Outbound
 from zeta_guard.http.read_facts import FactsReader
 from zeta_guard.http.refusal import error_response
@@ -35,7 +35,7 @@ from zeta_guard.jose.encoding import b64url_decode, b64url_encode
 from zeta_guard.jose.jws import CompactJws, parse_jws, verify_es256
 from zeta_guard.jose.sealing import Secrets
 from zeta_guard.jose.slot import Slot
-from zeta_guard.policy.contract import PolicyEngine
+from zeta_guard.policy.contract import Decision, PolicyEngine, Question
 from zeta_guard.policy.service import PolicyService
 from zeta_guard.simulators.card import Card
 from zeta_guard.simulators.ocsp_responder import OcspResponder
@@ -403,6 +403,41 @@ def demo_policy() -> Iterator[PolicyEngine]:
     asyncio.run(service.start())
     yield service.token
     asyncio.run(service.close())
+
+
+class Scripted(PolicyEngine):
+    """A policy engine that answers what the test wants, ``meanwhile`` something else happens; the contract is the real one."""
+
+    def __init__(self) -> None:
+        self.allow = True
+        self.members: dict[str, Any] = {}
+        self.asked: list[Mapping[str, JsonValue]] = []
+        self.meanwhile: Callable[[], Awaitable[Any]] | None = None
+
+    @property
+    def revision(self) -> str:
+        return "scripted"
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def decide(self, question: Question, document: Mapping[str, JsonValue], *, now: float) -> Decision:
+        self.asked.append(document)
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return Decision(self.allow, f"d{len(self.asked)}", self.revision, **self.members)
+
+    async def readiness(self) -> str | None:
+        return None
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+@pytest.fixture
+def engine() -> Scripted:
+    """A policy engine at the test's command."""
+    return Scripted()
 
 
 MakeServer = Callable[..., Awaitable[Server]]

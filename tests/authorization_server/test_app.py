@@ -127,6 +127,8 @@ async def test_the_code_flow_is_refused_politely(server: Server, path: str) -> N
 )
 async def test_unknown_paths_are_not_found(server: Server, path: str) -> None:
     assert (await server.get(path)).refusal == (404, "resource_not_found")
+    if not path.startswith("/errors/"):
+        assert (await server.post(path, b"")).refusal == (404, "resource_not_found")
 
 
 async def test_every_error_code_has_its_page(server: Server) -> None:
@@ -291,7 +293,7 @@ async def test_a_key_file_that_appears_is_shown(make_server: MakeServer, monkeyp
 
 
 @pytest.mark.parametrize(
-    "issuer", ["https://other.example", "urn:issuer", "http://127.0.0.1/?x", "http://127.0.0.1/#x"]
+    "issuer", ["https://other.example", "urn:issuer", "ftp://127.0.0.1", "http://127.0.0.1/?x", "http://127.0.0.1/#x"]
 )
 async def test_an_issuer_on_another_host_is_a_mistake_of_the_configuration(
     make_server: MakeServer, issuer: str

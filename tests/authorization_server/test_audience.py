@@ -92,6 +92,7 @@ def test_resource_under_a_route_leaves_the_audience_to_the_policy(resource: str)
         "http://guard.example.de/vsdservice",
         "https://guard.example.de@evil.example/vsdservice",
         "https://user@guard.example.de/vsdservice",
+        "urn:popp",
         "ftp://guard.example.de/vsdservice",
         URL + "/vsdservice/" + "x" * 3000,
         "https://[::1/vsdservice",

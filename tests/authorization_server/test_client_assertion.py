@@ -133,6 +133,12 @@ async def test_a_wrong_assertion_is_an_invalid_client_with_400(server: Server, c
     assert (await server.practice().exchange(assertion=change)).refusal == (400, "invalid_client")
 
 
+async def test_a_client_id_beyond_all_measure_is_not_looked_up(server: Server) -> None:
+    practice = server.practice()
+    practice.client_id = "z" * 129
+    assert (await practice.exchange()).refusal == (400, "invalid_client")
+
+
 async def test_an_assertion_for_two_receivers_is_refused(server: Server) -> None:
     reply = await server.practice().exchange(
         assertion={"claims": {"aud": [server.url + "/token", "https://other.example/"]}}

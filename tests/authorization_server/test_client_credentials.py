@@ -142,6 +142,11 @@ async def test_an_audience_of_the_guard_that_is_not_the_product_s_is_refused(ser
     assert reply.refusal == (400, "invalid_target")
 
 
+async def test_a_product_for_an_audience_that_the_guard_does_not_have_gets_nothing(make_server: MakeServer) -> None:
+    server = await make_server(authorization_server={"products": PRODUCTS["products"]})
+    assert (await server.practice().client_credentials()).refusal == (400, "invalid_target")
+
+
 async def test_a_subject_token_or_a_client_s_assertion_is_no_institution_assertion(server: Server) -> None:
     practice = server.practice()
     await practice.register()

@@ -81,8 +81,7 @@ def test_without_required_binding_key_and_challenge_may_be_absent_but_not_wrong(
     [
         (statement(sub="zc_2"), "sub"),
         (statement(sub=...), "sub"),
-        (statement(platform="windows"), "platform"),
-        (statement(platform="beos"), "platform"),
+        (statement({"platform_product_id": ...}, platform="windows"), "platform' is windows"),
         (statement(platform=5), "platform"),
         (statement(posture_type="tpm"), "posture_type"),
         (statement(posture_type="android"), "posture_type"),
@@ -117,6 +116,11 @@ def test_what_is_wrong_is_named(made: dict[str, Any], words: str) -> None:
     with pytest.raises(ZetaError, match=words) as caught:
         verify(made)
     assert (caught.value.code, caught.value.status) == ("invalid_client", 400)
+
+
+def test_an_unknown_platform_is_refused_at_the_first_use_too() -> None:
+    with pytest.raises(ZetaError, match="platform"):
+        verify(statement({"platform_product_id": ...}, platform="beos"), platform=None)
 
 
 @pytest.mark.parametrize(("offset", "holds"), [(-301, False), (-300, True), (15, True), (16, False)])

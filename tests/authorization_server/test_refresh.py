@@ -11,14 +11,10 @@ import pytest
 from zeta_guard.authorization_server.spending import blocked
 from zeta_guard.client.assertions import Product
 from zeta_guard.client.keys import SoftwareKey
-from zeta_guard.errors import JsonValue
-from zeta_guard.policy.contract import Decision, PolicyEngine, Question
 from zeta_guard.simulators.ocsp_responder import CardState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.authorization_server.conftest import MakeServer, Practice, Reply, Server
+    from tests.authorization_server.conftest import MakeServer, Practice, Reply, Scripted, Server
 
 
 async def logged_in(server: Server) -> tuple[Practice, str]:
@@ -96,8 +92,7 @@ async def test_the_same_successor_is_answered_within_the_grace_window(server: Se
     assert server.ocsp.asked == asked
 
 
-async def test_policy_is_not_asked_anew_for_the_successor(make_server: MakeServer) -> None:
-    engine = Scripted()
+async def test_policy_is_not_asked_anew_for_the_successor(make_server: MakeServer, engine: Scripted) -> None:
     server = await make_server(policy=engine)
     practice, token = await logged_in(server)
     await practice.refresh(token)
@@ -264,34 +259,7 @@ async def test_a_session_of_contract_two_keeps_its_resource(server: Server) -> N
 # asked again
 
 
-class Scripted(PolicyEngine):
-    """A policy engine that answers what the test wants; the contract is the real one."""
-
-    def __init__(self, **members: Any) -> None:
-        self.allow = True
-        self.members = members
-        self.asked: list[Mapping[str, JsonValue]] = []
-
-    @property
-    def revision(self) -> str:
-        return "scripted"
-
-    async def start(self) -> None:
-        """Nothing to load."""
-
-    async def decide(self, question: Question, document: Mapping[str, JsonValue], *, now: float) -> Decision:
-        self.asked.append(document)
-        return Decision(self.allow, f"d{len(self.asked)}", self.revision, **self.members)
-
-    async def readiness(self) -> str | None:
-        return None
-
-    async def close(self) -> None:
-        """Nothing to release."""
-
-
-async def test_the_policy_sees_grant_and_addresses_of_a_refresh(make_server: MakeServer) -> None:
-    engine = Scripted()
+async def test_the_policy_sees_grant_and_addresses_of_a_refresh(make_server: MakeServer, engine: Scripted) -> None:
     server = await make_server(
         policy=engine, gateway={"client_address": "x-forwarded-for", "trusted_proxies": ["127.0.0.1/32"]}
     )
@@ -313,8 +281,7 @@ async def test_the_policy_sees_grant_and_addresses_of_a_refresh(make_server: Mak
     assert server.claims(reply.json["access_token"]).claims["ip_address"] == "203.0.113.8"
 
 
-async def test_a_no_at_refresh_ends_the_session(make_server: MakeServer) -> None:
-    engine = Scripted()
+async def test_a_no_at_refresh_ends_the_session(make_server: MakeServer, engine: Scripted) -> None:
     server = await make_server(policy=engine)
     practice, token = await logged_in(server)
     engine.allow = False
@@ -324,8 +291,10 @@ async def test_a_no_at_refresh_ends_the_session(make_server: MakeServer) -> None
     assert (await practice.exchange()).status == 200
 
 
-async def test_an_audience_that_the_policy_changes_does_not_slip_into_the_session(make_server: MakeServer) -> None:
-    engine = Scripted(audience=("urn:second",))
+async def test_an_audience_that_the_policy_changes_does_not_slip_into_the_session(
+    make_server: MakeServer, engine: Scripted
+) -> None:
+    engine.members["audience"] = ("urn:second",)
     server = await make_server(policy=engine, authorization_server={"audiences": ["urn:second", "urn:third"]})
     practice = server.practice()
     form = {"audience": None, "resource": server.url + "/popp"}

@@ -196,6 +196,14 @@ def test_a_wrong_key_file_is_refused_by_name(tmp_path: Path, name: str, content:
         read_keys(tmp_path)
 
 
+def test_a_folder_full_of_files_is_refused(tmp_path: Path) -> None:
+    rotate(tmp_path, NOW)
+    for number in range(32):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(ConfigurationError, match="33 files"):
+        read_keys(tmp_path)
+
+
 def test_the_same_key_twice_is_refused(tmp_path: Path) -> None:
     content = pem(ec.generate_private_key(ec.SECP256R1()))
     for name in ("2027-01-15T080000Z.pem", "2027-01-16T080000Z.pem"):

@@ -65,13 +65,22 @@ async def test_a_subject_token_for_the_issuer_or_two_receivers_is_refused(server
 
 
 @pytest.mark.parametrize(
-    ("iat", "exp", "status"), [(0, 1, 200), (0, 0, 400), (15, 30, 200), (16, 30, 400), (5, 5, 400)]
+    ("iat", "exp", "status"),
+    [(0, 1, 200), (0, 0, 400), (-30, 0, 400), (-30, 1, 200), (15, 30, 200), (16, 30, 400), (5, 5, 400)],
 )
 async def test_the_edges_of_a_subject_token_s_life(server: Server, iat: int, exp: int, status: int) -> None:
     server.clock.now = float(int(server.clock.now) + 2)
     now = int(server.clock.now)
     reply = await server.practice().exchange(subject={"claims": {"iat": now + iat, "exp": now + exp}})
     assert reply.status == status
+
+
+async def test_only_the_leaf_counts_and_a_long_chain_is_refused(server: Server) -> None:
+    practice = server.practice()
+    leaf, other = practice.card.x5c[0], server.card("1-other").x5c[0]
+    assert (await practice.exchange(subject={"header": {"x5c": [leaf, other]}})).status == 200
+    assert (await practice.exchange(subject={"header": {"x5c": [leaf] * 9}})).refusal == (400, "invalid_grant")
+    assert (await practice.exchange(subject={"header": {"x5c": [leaf, 5]}})).refusal == (400, "invalid_grant")
 
 
 async def test_a_subject_token_signed_by_another_card_is_refused(server: Server) -> None:

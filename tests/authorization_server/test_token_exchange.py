@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zeta_guard.client.assertions import Product
+from zeta_guard.errors import unavailable
 
 if TYPE_CHECKING:
-    from tests.authorization_server.conftest import MakeServer, Server
+    from tests.authorization_server.conftest import MakeServer, Scripted, Server
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -256,6 +257,27 @@ async def test_blocks_of_institution_client_and_product_hold(server: Server) -> 
         assert kind in reply.words
         assert await server.admin.remove_block(kind, identifier, actor="test")  # type: ignore[arg-type]
         assert (await practice.exchange()).status == 200
+
+
+async def test_a_registration_that_vanishes_meanwhile_is_told_with_401(
+    make_server: MakeServer, engine: Scripted
+) -> None:
+    server = await make_server(policy=engine)
+    practice = server.practice()
+    engine.meanwhile = lambda: server.store.delete_client(practice.client_id, now=server.clock.now)
+    assert (await practice.exchange()).refusal == (401, "invalid_client")
+    assert await server.store.list_sessions(now=server.clock.now) == []
+
+
+async def test_no_answer_of_the_policy_is_no_token(make_server: MakeServer, engine: Scripted) -> None:
+    async def away() -> None:
+        raise unavailable("the policy engine is away", stage="policy")
+
+    server = await make_server(policy=engine)
+    engine.meanwhile = away
+    reply = await server.practice().exchange()
+    assert reply.refusal == (503, "temporarily_unavailable")
+    assert int(reply.headers["Retry-After"]) >= 1
 
 
 async def test_an_audit_that_cannot_be_written_stops_the_token(make_server: MakeServer) -> None:
