@@ -268,6 +268,7 @@ async def test_not_modified_without_a_set_is_an_error(server: JwksServer, remote
     server.status = 304
     with pytest.raises(ZetaError):
         await remote.refresh(now=NOW)
+    assert remote.due_at == NOW + 10
 
 
 async def test_the_etag_of_an_unusable_set_is_not_remembered(server: JwksServer, remote: RemoteKeySet) -> None:
