@@ -84,6 +84,7 @@ class Administration:
     def rotate_keys(self, *, actor: str, now: float) -> KeyFile:
         """Write the next signing key; it is shown at once and signs after its notice."""
         keys = self._deps.signing_keys
+        self._record("rotate_keys", actor)
         written = rotate(self._deps.config.authorization_server.signing_keys, now, lead=keys.notice + 60)
         self._record("key_written", actor, kid=written.kid, not_before=written.not_before)
         keys.reload(now)

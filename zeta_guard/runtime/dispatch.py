@@ -13,6 +13,7 @@ from aiohttp import web
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.refusal import API_VERSION, error_response
 from zeta_guard.http.request_id import new_request_id
+from zeta_guard.runtime.admin_refusals import RecentRefusals
 from zeta_guard.runtime.generation import Generation
 from zeta_guard.runtime.listener import SERVER_NAME
 from zeta_guard.runtime.metrics import RuntimeMetrics
@@ -36,6 +37,7 @@ class Dispatcher:
     ) -> None:
         self.generation = generation
         self.in_flight = 0
+        self.refusals = RecentRefusals()
         self._running: Tally[int] = Tally()
         self._metrics = metrics
         self._request_log = request_log
@@ -129,6 +131,10 @@ class Dispatcher:
         status = response.status if response is not None else 0
         self._metrics.requests.labels(door, str(status)).inc()
         self._metrics.seconds.labels(door).observe(elapsed)
+        if refusal is not None:
+            self.refusals.note(
+                refusal, request_id=request_id, door=door, route=request.get("route", ""), now=self._clock()
+            )
         if generation.config.telemetry.request_log:
             fields: dict[str, Any] = {
                 "request_id": request_id,

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 from zeta_guard import __version__
 from zeta_guard.errors import ConfigurationError, GuardError
 from zeta_guard.jose.sealing import Secrets
+from zeta_guard.runtime.admin import AdminServer
+from zeta_guard.runtime.admin_api import AdminApi
 from zeta_guard.runtime.dispatch import Dispatcher
 from zeta_guard.runtime.generation import Generation, Role
 from zeta_guard.runtime.listener import GuardServer
@@ -72,6 +74,8 @@ class Guard:
         self._server: GuardServer | None = None
         self._listener: asyncio.Server | None = None
         self._ops: OpsServer | None = None
+        self._admin: AdminServer | None = None
+        self._loop_watch: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
         self._audit: Audit | None = None
         self._tracing: Tracing | None = None
@@ -113,7 +117,7 @@ class Guard:
             # Proofs carry whole seconds: those of the second in which the epoch began are refused.
             self._ready_from = math.floor(self._store.epoch.started_at) + 1.0
             self._audit = Audit(config.audit, secrets, clock=self._clock)
-            self._tracing = Tracing(config.telemetry)
+            self._tracing = Tracing(config.telemetry, count=self._runtime_metrics.count_spans)
             self._generation = await self._next_generation(config, secrets)
             await self._open_doors()
         except BaseException:
@@ -159,9 +163,23 @@ class Guard:
             public_url=config.public_url,
             on_refused_head=self._dispatcher.count_refused_head,
         )
-        self._ops = OpsServer(config.ops, metrics=self.render_metrics, readiness=self.readiness)
+        api = AdminApi(
+            generation=lambda: self._generation,
+            store=self.store,
+            refusals=self._dispatcher.refusals,
+            clock=self._clock,
+        )
+        self._admin = AdminServer(config.ops, api, registry=self._metrics.registry)
+        await self._admin.start()
+        self._ops = OpsServer(
+            config.ops,
+            metrics=self.render_metrics,
+            readiness=self.readiness,
+            administration=self._admin.on_ops if self._admin.on_ops_port else None,
+        )
         await self._ops.start()
         loop = asyncio.get_running_loop()
+        self._loop_watch = loop.create_task(self._metrics.watch_loop(self._clock), name="event loop watch")
         assert self._public_socket is not None
         try:
             self._listener = await loop.create_server(
@@ -273,6 +291,14 @@ class Guard:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        if self._admin is not None:
+            await self._admin.close()
+            self._admin = None
+        if self._loop_watch is not None:
+            self._loop_watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._loop_watch
+            self._loop_watch = None
         for generation in [*self._retired, *([self._generation] if self._generation else [])]:
             await generation.close()
         self._retired.clear()

@@ -38,6 +38,9 @@ class RuntimeMetrics:
         self.unexpected = Counter(
             "zeta_guard_unexpected_errors", "Errors nobody foresaw, answered with 500.", registry=registry
         )
+        self._spans = Counter(
+            "zeta_guard_spans", "Trace spans by what became of them (exported, failed).", ("result",), registry=registry
+        )
         self.reloads = Counter("zeta_guard_reloads", "Configuration reloads by result.", ("result",), registry=registry)
         self.unsafe = Gauge(
             "zeta_guard_unsafe_setting",
@@ -48,3 +51,7 @@ class RuntimeMetrics:
         self.info = Gauge(
             "zeta_guard_info", "Version and role of this process.", ("version", "role"), registry=registry
         )
+
+    def count_spans(self, result: str, spans: int) -> None:
+        """Count spans that left for the collector, or did not; called from the exporter's thread."""
+        self._spans.labels(result).inc(spans)

@@ -13,6 +13,9 @@ from zeta_guard.config.listen import Ops
 from zeta_guard.runtime.public_socket import bind_error
 
 
+_OPEN = frozenset({"/metrics", "/livez", "/readyz"})
+
+
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether this process wants requests, and one line per dependency (None: fine)."""
@@ -41,9 +44,16 @@ class OpsServer:
     """A small HTTP server for probes and Prometheus."""
 
     def __init__(
-        self, config: Ops, *, metrics: Callable[[], bytes], readiness: Callable[[], Awaitable[Readiness]]
+        self,
+        config: Ops,
+        *,
+        metrics: Callable[[], bytes],
+        readiness: Callable[[], Awaitable[Readiness]],
+        administration: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] | None = None,
     ) -> None:
+        """``administration`` answers every other path; without it there is none on this port."""
         self._config = config
+        self._administration = administration
         self._metrics = metrics
         self._readiness = readiness
         self._web: web.Server | None = None
@@ -66,6 +76,8 @@ class OpsServer:
             raise bind_error("ops", self._config.host, self._config.port, error) from None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._administration is not None and request.path not in _OPEN:
+            return await self._administration(request)
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "method_not_allowed", "error_description": "only GET is served here"})
         if request.path == "/metrics":

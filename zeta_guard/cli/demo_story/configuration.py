@@ -47,7 +47,7 @@ def guard_document(around: Surroundings, trust: dict[str, JsonValue]) -> dict[st
     return {
         "public_url": around.public_url,
         "listen": {"host": "127.0.0.1", "port": around.public_port},
-        "ops": {"host": "127.0.0.1", "port": around.ops_port, "drain_seconds": 1},
+        "ops": {"host": "127.0.0.1", "port": around.ops_port, "drain_seconds": 1, "admin_socket": "admin.sock"},
         "tls": {"certificate_file": "tls/guard.pem", "private_key_file": "tls/guard.key"},
         "secret_files": ["secret"],
         "store": {"kind": "memory"},
