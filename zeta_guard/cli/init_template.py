@@ -84,9 +84,9 @@ _POPP_ISSUERS: Final = f"""\
 _GATEWAY: Final = """\
 # What is protected, and where it goes. The longest prefix wins; without a route a path is 404.
 gateway:
-  # resource: https://localhost:8443/    what clients send as 'audience'; default: public_url with a slash
-  # client_address: forwarded            behind a proxy, with:
-  # trusted_proxies: [10.0.0.0/8]
+  # resource: https://localhost:8443/    # what clients send as 'audience'; default: public_url with a slash
+  # client_address: forwarded            # behind a proxy that sets 'Forwarded'; or x-forwarded-for
+  # trusted_proxies: [10.0.0.0/8]        # and where that proxy is
 {popp_issuers}  routes:
 {routes}
 # telemetry:
@@ -118,10 +118,10 @@ _POPP_ROUTE: Final = """\
 _GENERIC_ROUTE: Final = """\
     - prefix: /api
       methods: [GET, POST]
-      # scopes: [service]              all of them must be in the token
+      # scopes: [vsdservice]           # all of them must be in the token
       # acr: gematik-ehealth-loa-high
-      # popp: {max_age: quarter}       needs popp_issuers
-      # request_policy: true           asks the policy for every request
+      # popp: {max_age: quarter}       # needs popp_issuers
+      # request_policy: true           # asks the policy for every request
       # max_body: 1048576
       upstreams:
         - url: http://service.example:8080

@@ -6,6 +6,7 @@ Exit status: 0 it is as it should be; 1 it ran and the answer is no; 2 wrong usa
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read the output has enough; the interpreter's own flush at exit must not complain again.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 - the outermost edge
         print(f"zeta-guard {args.command}: a defect of this program: {_place(error)}", file=sys.stderr)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NO_THUMBPRINT: Final = "A" * 43
 """Stands for the thumbprint of a PoPP service's entity key until somebody fills it in; no key has it."""
 
-SOON_SECONDS: Final = 30 * 86_400
+SOON_SECONDS: Final = 14 * 86_400
 
 
 def to_do(config: GuardConfig) -> list[Notice]:
