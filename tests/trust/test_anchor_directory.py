@@ -32,11 +32,8 @@ def test_der_and_several_certificates_in_one_pem_file_are_read(pki: DemoPki, tmp
     assert load_directory(tmp_path).authority_count == 3
 
 
-def test_an_empty_folder_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        load_directory(tmp_path)
-    assert caught.value.path == "trust.directory"
-    assert "Copy the certificates" in caught.value.remedy
+def test_an_empty_folder_holds_no_anchor(tmp_path: Path) -> None:
+    assert load_directory(tmp_path).authority_count == 0
 
 
 def test_a_missing_folder_is_a_mistake(tmp_path: Path) -> None:

@@ -154,10 +154,24 @@ async def test_a_folder_without_responder_hosts_is_a_mistake_unless_nobody_is_as
     assert await stand.service(hosts=[], mode="ignore")
 
 
-async def test_an_empty_folder_is_a_mistake(stand: TrustStand, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigurationError):
-        await stand.service(trust_directory=tmp_path / "empty")
+async def test_with_an_empty_folder_nobody_passes_until_it_is_filled(
+    stand: TrustStand, leaf_of: LeafOf, tmp_path: Path
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    service = await stand.service(trust_directory=folder)
+    leaf = leaf_of(stand.card())
+    refused = refusal(service, leaf, stand.clock.now)
+    assert (refused.status, refused.code) == (503, "temporarily_unavailable")
+    assert "nobody can log in" in (await service.readiness() or "")
+    anchor = folder / "smcb-ca.pem"
+    anchor.write_bytes(stand.pki.smcb_ca.certificate.public_bytes(PEM))
+    await service.refresh()
+    service.chain(leaf, now=stand.clock.now)
+    assert await service.readiness() is None
+    anchor.unlink()
+    await service.refresh()
+    service.chain(leaf, now=stand.clock.now)
 
 
 async def test_changed_anchors_are_taken_and_chained_leaves_judged_anew(stand: TrustStand, leaf_of: LeafOf) -> None:

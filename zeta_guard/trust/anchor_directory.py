@@ -35,7 +35,7 @@ def directory_signature(directory: Path) -> Signature:
 
 
 def load_directory(directory: Path) -> TrustAnchors:
-    """Read all anchors. Raises ConfigurationError for an empty folder and for a file that holds anything but such certificates.
+    """Read all anchors; none in an empty folder. Raises ConfigurationError for a file that holds anything but such certificates.
 
     The provider of a CA, and of a responder that may answer for it, is the organisation (O) of the certificate's subject.
     """
@@ -48,13 +48,6 @@ def load_directory(directory: Path) -> TrustAnchors:
                 raise ConfigurationError(
                     _PATH, f"{path.name}: {error}", "certificates of CAs that issue SM(C)-B certificates"
                 ) from error
-    if not authorities:
-        raise ConfigurationError(
-            _PATH,
-            "no certificate",
-            f"at least one CA certificate ({', '.join(sorted(SUFFIXES))})",
-            "Copy the certificates of the SM(C)-B CAs there, or use a trust list (trust.tsl).",
-        )
     responders = [
         (provider_of(certificate), certificate)
         for path in _files(directory / "ocsp", optional=True)

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Protocol
 
+from zeta_guard.errors import ConfigurationError
 from zeta_guard.trust.anchor_directory import Signature, directory_signature, load_directory
 from zeta_guard.trust.anchors import TrustAnchors
 
@@ -18,14 +19,18 @@ class AnchorSource(Protocol):
         """Seconds until the next look."""
 
     async def start(self, *, now: float) -> TrustAnchors:
-        """The first anchors. Raises ConfigurationError when nothing usable is there."""
+        """The first anchors. Raises ConfigurationError when what is there cannot be used."""
 
     async def refresh(self, *, now: float) -> TrustAnchors | None:
         """New anchors, or None when nothing changed. Raises GuardError when what is there now is refused; the old ones stay."""
 
 
 class DirectorySource:
-    """A folder of certificates, read again when a file in it changes."""
+    """A folder of certificates, read again when a file in it changes.
+
+    A folder that is empty at start is one that is still to be filled: the guard runs, and nobody can log in. A folder that
+    became empty later (a mount that is being replaced) takes nothing away.
+    """
 
     def __init__(self, directory: Path, *, pause: float = 10.0) -> None:
         self.pause = pause
@@ -43,4 +48,11 @@ class DirectorySource:
         if signature == self._seen:
             return None
         self._seen = signature
-        return await asyncio.to_thread(load_directory, self._directory)
+        anchors = await asyncio.to_thread(load_directory, self._directory)
+        if not anchors.authority_count:
+            raise ConfigurationError(
+                "trust.directory",
+                "no certificate any more",
+                "at least one CA certificate; the earlier ones stay in use",
+            )
+        return anchors

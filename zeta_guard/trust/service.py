@@ -31,6 +31,7 @@ from zeta_guard.trust.trust_list_source import TrustListSource
 _LOGGER = logging.getLogger("zeta_guard.trust")
 
 RETRY_AFTER: Final = 5
+_NO_ANCHOR: Final = "trust.directory holds no CA certificate: nobody can log in until one is copied there"
 _CHAINED: Final = 4096
 _REFUSALS: Final = {
     "revoked": "the certificate was revoked (OCSP)",
@@ -80,7 +81,7 @@ class TrustService:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Load the anchors and keep them fresh. Raises ConfigurationError when nothing usable is there."""
+        """Load the anchors and keep them fresh. Raises ConfigurationError when what is there cannot be used."""
         self._warn_unsafe()
         if self._config.directory is not None and self._config.ocsp.mode != "ignore" and not self._config.ocsp.hosts:
             raise ConfigurationError(
@@ -92,6 +93,8 @@ class TrustService:
         anchors = await self._source.start(now=self._clock())
         self._refuse_demo(anchors)
         self._adopt(anchors)
+        if not anchors.authority_count:
+            log_event(_LOGGER, logging.WARNING, "no_trust_anchor", detail=_NO_ANCHOR)
         self._refreshing = asyncio.create_task(self._keep_fresh(), name="trust-refresh")
 
     async def close(self) -> None:
@@ -163,6 +166,8 @@ class TrustService:
         """None when logins can be checked, else one line."""
         if self._anchors is None:
             return "trust anchors are not loaded"
+        if not self._anchors.authority_count:
+            return _NO_ANCHOR
         until = self._anchors.usable_until
         if until is not None and self._clock() > until:
             return f"trust list is outdated since {datetime.fromtimestamp(until, UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -172,6 +177,8 @@ class TrustService:
         anchors = self._anchors
         if anchors is None:
             raise unavailable("trust anchors are not loaded", stage="trust_anchors")
+        if not anchors.authority_count:
+            raise unavailable("this guard has no trust anchor yet", retry_after=60, stage="trust_anchors")
         if anchors.usable_until is not None and now > anchors.usable_until:
             raise unavailable("the trust list is outdated", retry_after=60, stage="trust_anchors")
         return anchors
