@@ -111,6 +111,16 @@ async def test_full_server_is_a_503_and_nobody_wins(start_redis: StartRedis, ope
     assert await claim(store, "p") is ClaimStatus.WON
 
 
+async def test_refusing_server_does_not_flood_the_log(
+    start_redis: StartRedis, open_redis: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis()
+    store = await open_redis(RedisStoreConfig(url=server.url))
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    assert all(await asyncio.gather(*(refused(store, f"p{i}") for i in range(50))))
+    assert [record.getMessage() for record in caplog.records].count("store_refused") == 1
+
+
 async def test_cancelled_caller_does_not_shift_the_replies_of_others(
     start_redis: StartRedis, open_redis: Opener
 ) -> None:

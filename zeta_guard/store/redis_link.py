@@ -67,6 +67,7 @@ class RedisLink:
         self._restoring: asyncio.Task[None] | None = None
         self._first_attempt: asyncio.Event = asyncio.Event()
         self._closed = False
+        self._complains_from = 0.0
         self.reconnects = 0
         """Connections made after the first one."""
 
@@ -151,7 +152,11 @@ class RedisLink:
     def refused(self, connection: RedisConnection, error: hiredis.ReplyError) -> ZetaError:
         """What an error reply means for the caller. A server that is no master any more is left."""
         kind = str(error).split(" ", 1)[0]
-        _log(logging.ERROR, "store_refused", kind=kind)
+        moment = asyncio.get_running_loop().time()
+        # A server that refuses refuses every request: one line a second says as much.
+        if moment >= self._complains_from:
+            self._complains_from = moment + 1.0
+            _log(logging.ERROR, "store_refused", kind=kind)
         if kind in ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "UNBLOCKED"):
             connection.abort()
         return no_answer()
