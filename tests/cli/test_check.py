@@ -179,7 +179,7 @@ def test_fresh_configuration_is_told_what_is_left_with_commands(
 ) -> None:
     main(["init", str(tmp_path), "--for", "vsdm"])
     capsys.readouterr()
-    main(["check", str(tmp_path / "guard.yaml"), "--json"])
+    assert main(["check", str(tmp_path / "guard.yaml"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     left = {note["path"]: note["remedy"] for note in said["to_do"]}
     assert list(left) == [

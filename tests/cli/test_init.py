@@ -38,12 +38,15 @@ def test_written_configuration_is_valid_and_nothing_in_it_is_unsafe(tmp_path: Pa
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
-async def test_guard_starts_with_it_once_trust_anchors_are_there(tmp_path: Path, purpose: str) -> None:
+@pytest.mark.parametrize("anchors", [False, True])
+async def test_guard_starts_with_it_and_trust_is_there_once_anchors_are(
+    tmp_path: Path, purpose: str, anchors: bool
+) -> None:
     file = init(tmp_path, purpose)
-    DemoPki().write_trust_directory(tmp_path / "trust")
     document = yaml.safe_load(file.read_text())
-    # A laboratory's anchors, and ports that are free.
-    document["trust"]["unsafe_demo_trust"] = True
+    if anchors:
+        DemoPki().write_trust_directory(tmp_path / "trust")
+        document["trust"]["unsafe_demo_trust"] = True
     document["listen"] |= {"host": "127.0.0.1", "port": 0}
     document["ops"]["port"] = 0
     file.write_text(yaml.safe_dump(document))
@@ -53,7 +56,9 @@ async def test_guard_starts_with_it_once_trust_anchors_are_there(tmp_path: Path,
     # The second in which the store's epoch began is over.
     now += 1
     try:
-        assert (await guard.readiness()).ready
+        readiness = await guard.readiness()
+        assert readiness.ready
+        assert (readiness.lines["trust"] is None) is anchors
     finally:
         await guard.stop(drain_seconds=0)
 
