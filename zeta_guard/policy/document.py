@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import parse_qsl
 
-from zeta_guard.errors import JsonValue
+from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.http.address import ip_prefixes
 from zeta_guard.tokens.access_token import AccessToken
 
 IPAddress = IPv4Address | IPv6Address
+_MAX_PARAMETERS: Final = 1000
+
 ClientClass = Literal["registered", "product"]
 
 
@@ -181,7 +183,13 @@ def _user(identifier: str, profession: str, common_name: str, organization: str 
 def _query(raw: str) -> dict[str, JsonValue]:
     """Name → all its values, in order, so that a repeated parameter cannot hide from a rule."""
     members: dict[str, JsonValue] = {}
-    for name, value in parse_qsl(raw, keep_blank_values=True, max_num_fields=1000):
+    try:
+        pairs = parse_qsl(raw, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise ZetaError(
+            "invalid_request", f"the query has more than {_MAX_PARAMETERS} parameters", stage="policy"
+        ) from None
+    for name, value in pairs:
         values = members.setdefault(name, [])
         if isinstance(values, list):
             values.append(value)

@@ -35,6 +35,7 @@ class _Frame:
     parent: int
     file: str = ""
     row: int = 0
+    column: int = 0
     is_rule: bool = False
     fails: list[dict[str, Any]] = field(default_factory=list)
     exits: list[dict[str, Any]] = field(default_factory=list)
@@ -51,6 +52,7 @@ class RuleTrace:
         }
         self._frames: dict[int, _Frame] = {}
         self._children: defaultdict[int, list[int]] = defaultdict(list)
+        self._negated: set[tuple[str, int, int]] = set()
         for event in _events(bundle, entrypoint, document):
             self._take(event)
 
@@ -65,8 +67,12 @@ class RuleTrace:
         place = event.get("Location") or {}
         operation = event.get("Op")
         node = event.get("Node")
-        if operation == "Enter" and isinstance(node, dict) and "head" in node:
-            frame.is_rule, frame.file, frame.row = True, str(place.get("file", "")), int(place.get("row", 0))
+        position = (str(place.get("file", "")), int(place.get("row", 0)), int(place.get("col", 0)))
+        if operation == "Enter":
+            frame.file, frame.row, frame.column = position
+            frame.is_rule = isinstance(node, dict) and "head" in node
+        elif operation == "Eval" and isinstance(node, dict) and node.get("negated"):
+            self._negated.add(position)
         elif operation == "Fail":
             frame.fails.append(event)
         elif operation == "Exit":
@@ -93,10 +99,15 @@ class RuleTrace:
         for number in below:
             frame = self._frames[number]
             # What failed in the rule itself was another turn of a loop; what failed below made a negation hold.
-            if number != rule and not any(self._frames[child].fails for child in self._below(number)[1:]):
+            if (
+                number != rule
+                and not frame.exits
+                and not any(self._frames[child].fails for child in self._below(number)[1:])
+            ):
                 for event in frame.fails:
                     yield self._condition(event, failed=True)
-            if number == rule or not frame.is_rule:
+            negation = (frame.file, frame.row, frame.column) in self._negated
+            if number == rule or not (frame.is_rule or negation):
                 for event in frame.exits:
                     condition = self._condition(event, failed=False)
                     if condition.values:

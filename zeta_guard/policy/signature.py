@@ -156,9 +156,11 @@ def _tokens(bundle: Bundle) -> list[str]:
 
 def _verified(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey]) -> tuple[str, dict[str, Any]]:
     try:
-        key_id = jwt.get_unverified_header(token).get("kid")
-    except jwt.PyJWTError as error:
+        unverified = jwt.decode_complete(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, RecursionError, UnicodeError) as error:
         raise BundleError(f"{SIGNATURES}: a signature is no JWT") from error
+    # OPA writes the key id into the header or, when it takes its claims from a file, into a claim.
+    key_id = unverified["header"].get("kid") or unverified["payload"].get("keyid")
     if not isinstance(key_id, str) or key_id not in keys:
         raise BundleError(f"{SIGNATURES}: signed with a key id that is not configured: {str(key_id)[:100]!r}")
     try:

@@ -169,7 +169,7 @@ class WasmInstance:
             self.builtins = tuple(self._dump("builtins"))
             self.entrypoints = {str(name): int(number) for name, number in self._dump("entrypoints").items()}
             self._data_address = self._load(data)
-        except (KeyError, AttributeError, *self._failure) as error:
+        except (KeyError, AttributeError, TypeError, ValueError, *self._failure) as error:
             raise SandboxError(
                 "policy.wasm cannot be loaded: it is no policy of OPA, or its data exceed the memory limit"
             ) from error
