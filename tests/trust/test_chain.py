@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from zeta_guard.simulators.card import Card
+from zeta_guard.simulators.ocsp_answer import encode
 from zeta_guard.simulators.pki import DAY, Authority, DemoPki, LeafProfile, key_usage
 from zeta_guard.trust.anchors import CaService, ServiceStatus, StatusPeriod, TrustAnchors, ca_service, make_anchors
 from zeta_guard.trust.certificate import CertificateFormError
 from zeta_guard.trust.chain import ChainError, check_policy, check_validity, find_issuer
+from zeta_guard.trust.der import sequence
 
 TELEMATIK_ID = "1-2-ARZT-WIRTH01"
 ALWAYS = (StatusPeriod(ServiceStatus.IN_ACCORD, 0.0),)
@@ -69,6 +75,19 @@ def test_a_tampered_leaf_fails_at_the_signature(pki: DemoPki) -> None:
     assert tampered != der
     with pytest.raises(ChainError, match="signature does not verify"):
         find_issuer(x509.load_der_x509_certificate(tampered), anchors_of(pki.smcb_ca))
+
+
+def test_a_leaf_signed_with_sha1_is_refused(pki: DemoPki) -> None:
+    card = pki.issue_smcb(TELEMATIK_ID)
+    ecdsa_with_sha1 = bytes.fromhex("300906072a8648ce3d0401")
+    members = [member.encoded for member in sequence(card.certificate.tbs_certificate_bytes)]
+    members[2] = ecdsa_with_sha1
+    tbs = encode(0x30, *members)
+    digest = hashlib.sha1(tbs, usedforsecurity=False).digest()
+    signature = pki.smcb_ca.private_key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA1())))
+    leaf = x509.load_der_x509_certificate(encode(0x30, tbs, ecdsa_with_sha1, encode(3, b"\x00" + signature)))
+    with pytest.raises(ChainError, match="not signed with SHA-2"):
+        find_issuer(leaf, anchors_of(pki.smcb_ca))
 
 
 @pytest.mark.parametrize(

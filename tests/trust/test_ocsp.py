@@ -179,6 +179,33 @@ def test_an_unknown_critical_extension_says_nothing(desk: Desk) -> None:
     assert isinstance(desk.read(with_single_extension(desk, b"\x05\x00", oid="06022a03")), Good)
 
 
+def test_an_unknown_critical_extension_of_the_whole_answer_says_nothing(desk: Desk) -> None:
+    pki = desk.pki
+    question = ocsp.load_der_ocsp_request(build_question(desk.leaf.certificate, desk.issuer.certificate, NONCE))
+    for critical in (False, True):
+        builder = (
+            ocsp.OCSPResponseBuilder()
+            .add_response_by_hash(
+                question.issuer_name_hash,
+                question.issuer_key_hash,
+                question.serial_number,
+                hashes.SHA1(),
+                ocsp.OCSPCertStatus.GOOD,
+                moment(pki.now),
+                None,
+                None,
+                None,
+            )
+            .responder_id(ocsp.OCSPResponderEncoding.HASH, pki.smcb_ca.certificate)
+            .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"), critical)
+        )
+        raw = builder.sign(pki.smcb_ca.private_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        if critical:
+            assert desk.refusal(raw) == "unknown_critical_extension"
+        else:
+            assert isinstance(desk.read(raw), Good)
+
+
 # nonce
 
 
@@ -274,6 +301,13 @@ def delegate_with(pki: DemoPki, extensions: list[tuple[x509.ExtensionType, bool]
         extensions=extensions,
     )
     return Authority(certificate, key)
+
+
+def test_a_delegate_of_the_same_key_under_another_name_may_not_answer(desk: Desk) -> None:
+    pki = desk.pki
+    renamed = pki.authority("ANOTHER NAME", key=pki.smcb_ca.private_key)
+    delegate = pki.signer("DELEGATE", renamed, ExtendedKeyUsageOID.OCSP_SIGNING)
+    assert desk.refusal(signed_by(desk, delegate)) == "responder_not_authorised"
 
 
 def test_a_forged_delegate_certificate_may_not_answer(desk: Desk) -> None:

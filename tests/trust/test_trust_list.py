@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from zeta_guard.simulators.pki import DAY, FOREIGN_PROVIDER, TSL_SIGNING, Authority, DemoPki, key_usage, moment
 from zeta_guard.simulators.trust_list import (
     ECDSA_SHA1,
+    ENVELOPED,
+    EXCLUSIVE,
     OCSP,
     REVOKED,
     RSA_PSS_SHA256,
@@ -236,6 +238,15 @@ def test_a_pinned_signer_is_no_issuer(pki: DemoPki) -> None:
     assert refusal(pki, raw, pki.tsl_signer.certificate).reason == "signer"
 
 
+def test_a_pinned_certificate_that_is_no_ca_issues_no_signer(pki: DemoPki) -> None:
+    anchor = pki.authority("NOT A CA", ca=False)
+    raw = sign_list(list_document(demo_content(pki)), pki.signer("CHILD", anchor, TSL_SIGNING))
+    assert refusal(pki, raw, anchor.certificate).reason == "signer"
+    ca = pki.authority("A CA")
+    raw = sign_list(list_document(demo_content(pki)), pki.signer("CHILD", ca, TSL_SIGNING))
+    assert read(pki, raw, ca.certificate).sequence == 1
+
+
 @pytest.mark.parametrize("offset", [-DAY - 1, 90 * DAY + 1])
 def test_a_signer_outside_its_validity_is_refused(pki: DemoPki, offset: int) -> None:
     assert refusal(pki, trust_list(pki), now=pki.now + offset).reason == "signer"
@@ -301,6 +312,26 @@ def test_references_and_transforms_are_exactly_the_expected(pki: DemoPki, old: b
     raw = trust_list(pki)
     assert old in raw
     assert refusal(pki, raw.replace(old, new)).reason == "signature"
+
+
+@pytest.mark.parametrize(
+    ("transforms", "accepted"),
+    [
+        ((ENVELOPED, EXCLUSIVE), True),
+        ((ENVELOPED, "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"), True),
+        ((ENVELOPED, f"{EXCLUSIVE}WithComments"), False),
+        ((ENVELOPED,), False),
+        ((ENVELOPED, EXCLUSIVE, EXCLUSIVE), False),
+    ],
+)
+def test_a_true_signature_over_another_form_of_the_document_is_refused(
+    pki: DemoPki, transforms: tuple[str, ...], accepted: bool
+) -> None:
+    raw = sign_list(list_document(demo_content(pki)), pki.tsl_signer, transforms=transforms)
+    if accepted:
+        assert read(pki, raw).sequence == 1
+    else:
+        assert refusal(pki, raw).reason == "signature"
 
 
 # parsing

@@ -39,6 +39,7 @@ class CardState(StrEnum):
     HUGE = "huge"
     """A megabyte of zeros."""
     HTTP_ERROR = "http_error"
+    """Good, with status 500."""
     REDIRECT = "redirect"
     """Sends the asker elsewhere; whoever follows is counted in ``followed``."""
     TRY_LATER = "try_later"
@@ -245,7 +246,7 @@ class OcspResponder:
             case CardState.HUGE:
                 return web.Response(body=bytes(1 << 20), content_type=OCSP_RESPONSE)
             case CardState.HTTP_ERROR:
-                return web.Response(status=500, body=b"broken")
+                return web.Response(status=500, body=self.answer(question, state), content_type=OCSP_RESPONSE)
             case CardState.REDIRECT:
                 return web.Response(status=307, headers={"Location": f"{self.origin}/elsewhere"})
         return web.Response(body=self.answer(question, state), content_type=OCSP_RESPONSE)

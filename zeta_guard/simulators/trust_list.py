@@ -109,17 +109,19 @@ def sign_list(
     xades: bool = True,
     method: str = ECDSA_SHA256,
     digest: str = SHA256,
+    transforms: tuple[str, ...] = (ENVELOPED, EXCLUSIVE),
     key_info: bool = True,
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
 ) -> bytes:
     """Sign a list as the TI does: enveloped, exclusive canonical form, with XAdES signed properties or without.
 
     Written out here and not left to the library that verifies, so that the two judge each other. ``method`` and ``digest``
-    are the algorithm URIs that stand in the signature.
+    are the algorithm URIs that stand in the signature,
+    ``transforms`` those of the reference over the document.
     """
     root = etree.fromstring(document)
     # Without whitespace around it, removing the signature leaves exactly what is digested here.
-    references = [_reference("", _digest(root, digest), digest, (ENVELOPED, EXCLUSIVE))]
+    references = [_reference("", _digest(root, digest, transforms[-1]), digest, transforms)]
     signature = etree.SubElement(root, f"{DS}Signature", nsmap={"ds": DS[1:-1]})
     signature.set("Id", "Signature-1")
     signed_info = etree.SubElement(signature, f"{DS}SignedInfo")
@@ -183,12 +185,13 @@ def _signed_properties(signature: etree._Element) -> etree._Element:
     return properties
 
 
-def _digest(element: etree._Element, algorithm: str) -> bytes:
-    return hashlib.new(algorithm.rsplit("#", 1)[1], _canonical(element)).digest()
+def _digest(element: etree._Element, algorithm: str, form: str = EXCLUSIVE) -> bytes:
+    return hashlib.new(algorithm.rsplit("#", 1)[1], _canonical(element, form)).digest()
 
 
-def _canonical(element: etree._Element) -> bytes:
-    return etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
+def _canonical(element: etree._Element, form: str = EXCLUSIVE) -> bytes:
+    exclusive, comments = form.startswith(EXCLUSIVE), form.endswith("WithComments")
+    return etree.tostring(element, method="c14n", exclusive=exclusive, with_comments=comments)
 
 
 def trust_list(pki: DemoPki, *, sequence: int = 1, next_update: float | None = None) -> bytes:
