@@ -18,7 +18,7 @@ from zeta_guard.runtime.generation import Generation
 from zeta_guard.runtime.listener import SERVER_NAME
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.request_head import check_request_head
-from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.logging import bind_request, log_event
 from zeta_guard.telemetry.request_log import RequestLog
 
 _logger = logging.getLogger("zeta_guard.runtime")
@@ -52,6 +52,10 @@ class Dispatcher:
         self._metrics.requests.labels("http", str(status)).inc()
         self._metrics.refusals.labels("http", "invalid_request").inc()
 
+    def note_early_refusal(self, refusal: ZetaError, request_id: str) -> None:
+        """Remember a refusal that the HTTP layer made before a request existed."""
+        self.refusals.note(refusal, request_id=request_id, door="http", route="", now=self._clock())
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for cancellation."""
         generation = self.generation
@@ -60,6 +64,7 @@ class Dispatcher:
         self._running[key] += 1
         started = time.perf_counter()
         request_id = new_request_id()
+        bind_request(request_id)
         door = "http"
         response: web.StreamResponse | None = None
         refusal: ZetaError | None = None

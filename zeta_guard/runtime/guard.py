@@ -162,6 +162,7 @@ class Guard:
             limits=config.limits,
             public_url=config.public_url,
             on_refused_head=self._dispatcher.count_refused_head,
+            on_refusal=self._dispatcher.note_early_refusal,
         )
         api = AdminApi(
             generation=lambda: self._generation,

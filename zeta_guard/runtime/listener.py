@@ -52,8 +52,13 @@ class GuardProtocol(RequestHandler):
             refusal = ZetaError(
                 "temporarily_unavailable", "too many connections", headers={"Retry-After": "1"}, stage="http"
             )
-            transport.write(raw_refusal(refusal, public_url=self._guard.public_url, request_id=new_request_id()))
+            transport.write(self._raw(refusal))
             self.force_close()
+
+    def _raw(self, refusal: ZetaError) -> bytes:
+        request_id = new_request_id()
+        self._guard.on_refusal(refusal, request_id)
+        return raw_refusal(refusal, public_url=self._guard.public_url, request_id=request_id)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
@@ -83,7 +88,7 @@ class GuardProtocol(RequestHandler):
             status=408,
             stage="http",
         )
-        self.transport.write(raw_refusal(refusal, public_url=self._guard.public_url, request_id=new_request_id()))
+        self.transport.write(self._raw(refusal))
         self._guard.on_refused_head(408)
         self.force_close()
 
@@ -110,7 +115,9 @@ class GuardProtocol(RequestHandler):
         self._guard.on_refused_head(error.status)
         # aiohttp stands in an HTTP/1.0 request for one that could not be parsed; the answer is HTTP/1.1 all the same.
         request._version = HttpVersion11
-        response = error_response(error, public_url=self._guard.public_url, request_id=new_request_id())
+        request_id = new_request_id()
+        self._guard.on_refusal(error, request_id)
+        response = error_response(error, public_url=self._guard.public_url, request_id=request_id)
         response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
@@ -131,6 +138,7 @@ class GuardServer(web.Server):
         limits: Limits,
         public_url: str,
         on_refused_head: Callable[[int], None] = lambda status: None,
+        on_refusal: Callable[[ZetaError, str], None] = lambda refusal, request_id: None,
     ) -> None:
         super().__init__(
             handler,
@@ -147,6 +155,7 @@ class GuardServer(web.Server):
         self.public_url = public_url
         self.header_timeout = limits.header_timeout_ms / 1000
         self.on_refused_head = on_refused_head
+        self.on_refusal = on_refusal
         self._most_connections = limits.connections
 
     def admit(self, protocol: RequestHandler) -> bool:
