@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 @dataclass(frozen=True, slots=True)
 class SmcbCertificate:
-    """A leaf whose *form* is right (EC key, one admission, key usage, policy); not yet chained, nobody is proven by it.
+    """A leaf whose *form* is right (EC key, one admission, key usage); not yet chained, nobody is proven by it.
 
     Made by :func:`zeta_guard.trust.certificate.parse_smcb_certificate` from DER, without I/O, so that the signature of the
     subject token can be checked with ``public_key`` before anything dearer. ``telematik_id`` and ``profession_oids`` come
@@ -58,7 +58,7 @@ class Trust(Protocol):
         """Load the anchors; ConfigurationError when nothing usable is there."""
 
     def chain(self, certificate: SmcbCertificate, *, now: float) -> ChainedCertificate:
-        """Find and verify the issuer (pure). Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated."""
+        """Find and verify the issuer, compare the policy (pure). Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated."""
 
     async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:
         """Ask OCSP (cache first). Raises ZetaError ``invalid_grant`` for *revoked*/*unknown*, 503 for *unavailable*."""
