@@ -12,7 +12,6 @@ from aiohttp import web
 from zeta_guard.config.listen import Ops
 from zeta_guard.runtime.public_socket import bind_error
 
-
 _OPEN = frozenset({"/metrics", "/livez", "/readyz"})
 
 
