@@ -58,7 +58,10 @@ class Trust(Protocol):
         """Load the anchors; ConfigurationError when nothing usable is there."""
 
     def chain(self, certificate: SmcbCertificate, *, now: float) -> ChainedCertificate:
-        """Find and verify the issuer, compare the policy (pure). Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated."""
+        """Find and verify the issuer, compare the certificate policy (pure).
+
+        Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated.
+        """
 
     async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:
         """Ask OCSP (cache first). Raises ZetaError ``invalid_grant`` for *revoked*/*unknown*, 503 for *unavailable*."""
