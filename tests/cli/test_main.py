@@ -55,7 +55,8 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "usage: zeta-guard" in shown
     has_actions = "ACTION" in shown
-    assert has_actions or f"Example: zeta-guard {name}" in shown
+    _, told, example = shown.partition("Example")
+    assert has_actions or (told and f"zeta-guard {name}" in example)
 
 
 @pytest.mark.parametrize("name", PRESENT)
