@@ -134,8 +134,7 @@ class Dispatcher:
     ) -> None:
         elapsed = time.perf_counter() - started
         status = response.status if response is not None else 0
-        self._metrics.requests.labels(door, str(status)).inc()
-        self._metrics.seconds.labels(door).observe(elapsed)
+        self._metrics.answered(door, status, elapsed)
         if refusal is not None:
             self.refusals.note(
                 refusal, request_id=request_id, door=door, route=request.get("route", ""), now=self._clock()

@@ -10,7 +10,17 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 class RuntimeMetrics:
     """Requests by door and status, refusals by stage and code, connections, unsafe settings in force."""
 
+    def answered(self, door: str, status: int, seconds: float) -> None:
+        """Count one answer. The labelled children are kept: looking them up costs more than counting."""
+        children = self._children.get((door, status))
+        if children is None:
+            children = (self.requests.labels(door, str(status)), self.seconds.labels(door))
+            self._children[(door, status)] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.requests = Counter(
             "zeta_guard_requests",
             "Answered requests by door (authorization_server, gateway, http) and status.",

@@ -19,6 +19,7 @@ _FORBIDDEN_IN_VALUE = re.compile(rb"[^\t\x20-\x7e]")
 _SINGLE = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"upgrade", b"authorization"}
 )
+_CHECKED = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
 
 def check_request_head(
@@ -36,18 +37,21 @@ def check_request_head(
             status=431,
             stage="http",
         )
-    size = 0
+    size = 4 * len(raw_headers)
     seen: set[bytes] = set()
     for name, value in raw_headers:
-        size += len(name) + len(value) + 4
-        if _FORBIDDEN_IN_VALUE.search(value) is not None:
-            raise _malformed(f"header {_printable(name)} holds bytes other than visible ASCII, blank and tab")
+        size += len(name) + len(value)
         lower = name.lower()
         if lower in _SINGLE:
             if lower in seen:
                 raise _malformed(f"header {_printable(name)} came twice; expected once")
             seen.add(lower)
-            _check_single(method, version, lower, value)
+            if lower in _CHECKED:
+                _check_single(method, version, lower, value)
+    # One search over all values; which one it was is looked for only when there is something to tell.
+    if _FORBIDDEN_IN_VALUE.search(b"".join([value for _, value in raw_headers])) is not None:
+        culprit = next(name for name, value in raw_headers if _FORBIDDEN_IN_VALUE.search(value) is not None)
+        raise _malformed(f"header {_printable(culprit)} holds bytes other than visible ASCII, blank and tab")
     if size > limits.request_header:
         raise ZetaError(
             "invalid_request",
