@@ -258,7 +258,7 @@ class Outbound:
                 resolver=_PublicResolver(resolver) if guarded else resolver,
                 use_dns_cache=not guarded,
                 ttl_dns_cache=10,
-                limit=64,
+                limit=256,
                 limit_per_host=16,
             )
             session = self._sessions[guarded] = aiohttp.ClientSession(

@@ -74,7 +74,9 @@ class Generation:
         from zeta_guard.trust.service import TrustService
 
         config = self.config
-        self.trust = TrustService(config.trust, self._store, self._outbound, self._clock, self.registry)
+        self.trust = TrustService(
+            config.trust, self._store, self._outbound, self._clock, self.registry, events=self._events
+        )
         self.signing_keys = SigningKeys(config.authorization_server.signing_keys, config.authorization_server.lifetimes)
         self.authorization_server = AuthorizationServer(
             config,
