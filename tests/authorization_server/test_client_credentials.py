@@ -11,7 +11,7 @@ from zeta_guard.jose.encoding import b64url_encode
 from zeta_guard.simulators.ocsp_responder import CardState
 
 if TYPE_CHECKING:
-    from tests.authorization_server.conftest import MakeServer, Server
+    from tests.authorization_server.conftest import MakeServer, Scripted, Server
 
 PRODUCTS = {"products": {"popp-client": {"audiences": ["urn:popp"], "scopes": ["popp"]}}, "audiences": ["urn:popp"]}
 
@@ -140,6 +140,25 @@ async def test_an_audience_of_the_guard_that_is_not_the_product_s_is_refused(ser
     assert reply.refusal == (400, "invalid_target")
     reply = await server.practice().client_credentials(form={"resource": server.url + "/popp"})
     assert reply.refusal == (400, "invalid_target")
+
+
+async def test_nobody_is_asked_about_an_audience_that_is_not_the_product_s(
+    make_server: MakeServer, engine: Scripted
+) -> None:
+    server = await make_server(policy=engine, authorization_server=PRODUCTS)
+    reply = await server.practice().client_credentials(form={"audience": server.config.resource})
+    assert reply.refusal == (400, "invalid_target")
+    assert engine.asked == []
+
+
+async def test_the_policy_sees_a_product(make_server: MakeServer, engine: Scripted) -> None:
+    server = await make_server(policy=engine, authorization_server=PRODUCTS)
+    assert (await server.practice().client_credentials()).status == 200
+    (document,) = engine.asked
+    client = document["client_registration_data"]
+    assert isinstance(client, dict)
+    assert (client["client_class"], client["client_id"]) == ("product", "popp-client")
+    assert "registration_timestamp" not in client
 
 
 async def test_a_product_for_an_audience_that_the_guard_does_not_have_gets_nothing(make_server: MakeServer) -> None:

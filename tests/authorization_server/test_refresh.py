@@ -154,6 +154,27 @@ async def test_another_spelling_of_the_signature_does_not_open_the_answer(server
     assert (await practice.refresh(token)).status == 200
 
 
+async def test_refreshes_charge_the_client(make_server: MakeServer) -> None:
+    server = await make_server(rate_limits={"token_per_client": {"per_minute": 60, "burst": 2}})
+    practice, token = await logged_in(server)
+    token = (await practice.refresh(token)).json["refresh_token"]
+    assert (await practice.refresh(token)).refusal == (429, "rate_limit_exceeded")
+    server.clock.advance(1)
+    assert (await practice.refresh(token)).status == 200
+
+
+async def test_a_client_that_only_refreshes_is_in_use(make_server: MakeServer) -> None:
+    server = await make_server(authorization_server={"lifetimes": {"idle_client": 1000}})
+    practice, token = await logged_in(server)
+    for _ in range(3):
+        server.clock.advance(600)
+        reply = await practice.refresh(token)
+        assert reply.status == 200, reply.body
+        token = reply.json["refresh_token"]
+    server.clock.advance(1001)
+    assert (await practice.refresh(token)).refusal == (401, "invalid_client")
+
+
 # whose refresh token it is
 
 
@@ -176,7 +197,9 @@ async def test_a_foreign_refresh_token_is_refused_and_leaves_the_session_alone(s
     thief = server.practice(practice.card)
     assert (await thief.exchange()).status == 200
     thief.dpop_key = practice.dpop_key
-    assert (await thief.refresh(token)).refusal == (400, "invalid_grant")
+    reply = await thief.refresh(token)
+    assert reply.refusal == (400, "invalid_grant")
+    assert "another client" in reply.words
     assert (await practice.refresh(successor)).status == 200
 
 
@@ -377,6 +400,24 @@ async def test_a_lost_session_record_is_never_rebuilt_from_the_token(server: Ser
     session_id = str(server.claims(token, "refresh+jwt").claims["sid"])
     server.store._sessions.pop(session_id)
     assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
+
+
+async def test_a_session_that_ends_while_the_policy_thinks_is_over(make_server: MakeServer, engine: Scripted) -> None:
+    server = await make_server(policy=engine)
+    practice, token = await logged_in(server)
+    (session,) = await server.admin.list_sessions(now=server.clock.now)
+    engine.meanwhile = lambda: server.admin.end_session(session.session_id, actor="root", now=server.clock.now)
+    assert (await practice.refresh(token)).refusal == (403, "session_terminated")
+
+
+@pytest.mark.parametrize("member", ["client_id", "jkt"])
+async def test_a_session_record_of_another_client_or_key_is_not_this_session(server: Server, member: str) -> None:
+    practice, token = await logged_in(server)
+    (session,) = await server.store.list_sessions(now=server.clock.now)
+    object.__setattr__(session, member, "another")
+    reply = await practice.refresh(token)
+    assert reply.refusal == (400, "invalid_grant")
+    assert "session is over" in reply.words
 
 
 async def test_a_session_record_that_was_moved_to_another_session_does_not_open(server: Server) -> None:
