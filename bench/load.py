@@ -21,6 +21,10 @@ class Outcome:
     wrong: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
+    bodies: dict[int, bytes] = field(default_factory=dict)
+    """Body of each right answer by the place of its request, where the caller asked to keep them."""
+    last_wrong: bytes = b""
+    """Body of the last answer with another status."""
 
     def quantile(self, share: float) -> float:
         """Latency below which ``share`` of the right answers lie, in seconds."""
@@ -35,6 +39,8 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.done: asyncio.Future[int] | None = None
         self.lost = False
+        self.body = b""
+        self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,7 +53,12 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._finish(-2)
 
+    def on_body(self, part: bytes) -> None:
+        self._parts.append(part)
+
     def on_message_complete(self) -> None:
+        self.body = b"".join(self._parts)
+        self._parts.clear()
         status = self._parser.get_status_code()
         self._parser = httptools.HttpResponseParser(self)
         self._finish(status)
@@ -69,22 +80,27 @@ class _Connection(asyncio.Protocol):
         return await self.done
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int = 32, want: int = 200) -> Outcome:
-    """Send all requests as fast as the answers come."""
+async def closed_loop(
+    port: int, requests: Sequence[bytes], *, connections: int = 32, want: int = 200, keep: bool = False
+) -> Outcome:
+    """Send all requests as fast as the answers come; with ``keep`` the bodies of the right answers are kept."""
     loop = asyncio.get_running_loop()
     outcome = Outcome()
-    queue = iter(requests)
+    queue = iter(enumerate(requests))
 
     async def worker() -> None:
         _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
-        for request in queue:
+        for place, request in queue:
             started = time.perf_counter()
             status = await connection.exchange(request)
             if status == want:
                 outcome.right += 1
+                if keep:
+                    outcome.bodies[place] = connection.body
                 outcome.latencies.append(time.perf_counter() - started)
             else:
                 outcome.wrong[status] = outcome.wrong.get(status, 0) + 1
+                outcome.last_wrong = connection.body
                 if status < 0:
                     _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
         if connection.transport is not None:
