@@ -48,7 +48,7 @@ def test_an_archive_is_read_back_as_written(demo: Bundle) -> None:
 
 
 def test_the_same_files_make_the_same_bytes(demo: Bundle) -> None:
-    backwards = dict(reversed(demo.files.items()))
+    backwards = dict(reversed(list(demo.files.items())))
     assert write_archive(backwards) == write_archive(demo.files)
 
 

@@ -153,8 +153,8 @@ def test_a_signature_file_of_the_wrong_form_is_refused(demo: Bundle, signing_key
 def test_another_algorithm_is_refused(demo: Bundle, signing_key: Key) -> None:
     public = signing_key.public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    claims = {"files": []}
-    none = jwt.encode(claims, None, algorithm="none", headers={"kid": "a"})
+    claims: dict[str, Any] = {"files": []}
+    none = jwt.encode(claims, "", algorithm="none", headers={"kid": "a"})
     # PyJWT itself refuses to make this one: HMAC with the public key as the secret.
     import hmac
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from typing import Any
 
 import pytest
 import wasmtime
@@ -173,6 +174,8 @@ def test_every_evaluation_starts_on_a_fresh_heap(demo: Bundle) -> None:
 def test_data_beyond_the_memory_limit_cannot_be_loaded(demo: Bundle) -> None:
     code = demo.code
     assert code is not None
-    large = {"addresses": {"blocked": {f"10.{n >> 8 & 255}.{n & 255}.0/24": "x" * 100 for n in range(65_536)}}}
+    large: dict[str, Any] = {
+        "addresses": {"blocked": {f"10.{n >> 8 & 255}.{n & 255}.0/24": "x" * 100 for n in range(65_536)}}
+    }
     with pytest.raises(SandboxError, match="memory limit"):
         WasmPolicy(code, large, memory_bytes=8 * MEBIBYTES).instance()

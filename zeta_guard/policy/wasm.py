@@ -7,10 +7,12 @@ a new one.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -91,7 +93,17 @@ def _the_sandbox() -> _Sandbox:
     with _sandbox_lock:
         if _sandbox is None:
             _sandbox = _Sandbox()
+            # While the interpreter is taken down wasmtime can no longer release compiled code.
+            atexit.register(_compiled.cache_clear)
         return _sandbox
+
+
+@lru_cache(maxsize=4)
+def _compiled(code: bytes) -> wasmtime.Module:
+    """Some 100 ms; a reload, a shadow with other data and a second question use the same code again."""
+    import wasmtime
+
+    return wasmtime.Module(_the_sandbox().engine, code)
 
 
 class WasmPolicy:
@@ -107,7 +119,7 @@ class WasmPolicy:
         self._sandbox = _the_sandbox()
         self.memory_bytes: Final = memory_bytes
         try:
-            self._module = wasmtime.Module(self._sandbox.engine, code)
+            self._module = _compiled(code)
         except wasmtime.WasmtimeError as error:
             raise SandboxError("policy.wasm is not valid WebAssembly") from error
         self._check_imports()

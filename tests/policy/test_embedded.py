@@ -1,0 +1,196 @@
+"""The embedded engine at work: threads, deadlines, and no answer that is a yes by mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wasmtime
+from prometheus_client import CollectorRegistry
+
+from zeta_guard.errors import ZetaError
+from zeta_guard.policy.bundle import Bundle, read_bundle
+from zeta_guard.policy.embedded import EmbeddedEngine
+from zeta_guard.policy.probe import PROBES
+
+Any3 = Callable[..., Any]
+DEMO = {"token": {"engine": "embedded", "bundle": "package:demo"}}
+
+
+async def test_the_request_question_is_answered_by_the_same_bundle(run_policy: Any3) -> None:
+    async with run_policy(DEMO) as service:
+        decision = await service.request.decide("request", PROBES["request"], now=0)
+        assert decision.allow
+        probe: dict[str, Any] = dict(PROBES["request"])
+        denied = {**probe, "request": {**probe["request"], "method": "TRACE"}}
+        decision = await service.request.decide("request", denied, now=0)
+        assert [reason.code for reason in decision.reasons] == ["method_not_allowed"]
+
+
+async def test_a_bundle_without_request_rules_has_no_answer_to_a_request(run_policy: Any3) -> None:
+    async with run_policy({"token": {"engine": "embedded", "bundle": "package:template"}}) as service:
+        with pytest.raises(ZetaError) as refused:
+            await service.request.decide("request", PROBES["request"], now=0)
+        assert (refused.value.status, refused.value.stage) == (503, "policy")
+
+
+async def test_a_request_engine_of_its_own_asks_its_own_rule(run_policy: Any3) -> None:
+    async with run_policy({**DEMO, "request": {"engine": "embedded", "bundle": "package:vsdm"}}) as service:
+        decision = await service.request.decide("request", PROBES["request"], now=0)
+        assert decision.revision == "vsdm-1"
+        assert service.token.revision == "demo-1"
+
+
+async def test_many_questions_at_once_are_all_answered(run_policy: Any3, practice: Any3) -> None:
+    async with run_policy(DEMO) as service:
+        answers = await asyncio.gather(
+            *(service.token.decide("token", practice(scopes=["popp"] * (n % 2)), now=0) for n in range(300))
+        )
+        assert [answer.allow for answer in answers] == [bool(n % 2) for n in range(300)]
+        assert len({answer.decision_id for answer in answers}) == 300
+
+
+async def test_a_flood_of_questions_is_refused_not_queued_without_end(
+    run_policy: Any3, practice: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeta_guard.policy.embedded._MAX_WAITING", 10)
+    async with run_policy(DEMO) as service:
+        answers = await asyncio.gather(
+            *(service.token.decide("token", practice(), now=0) for _ in range(50)), return_exceptions=True
+        )
+        refused = [answer for answer in answers if isinstance(answer, ZetaError)]
+        assert len(refused) == 40
+        assert all(error.status == 503 for error in refused)
+        assert (await service.token.decide("token", practice(), now=0)).allow
+
+
+async def test_the_event_loop_goes_on_while_a_policy_decides(run_policy: Any3, practice: Any3) -> None:
+    async with run_policy(DEMO) as service:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(turn())
+        await service.token.decide("token", practice(), now=0)
+        task.cancel()
+        assert turns > 1
+
+
+def stand_in(demo: Bundle, evaluate: str, result: str = "[]") -> Bundle:
+    """The demo bundle with a module that does what the test wants at the question, and answers the warm-up."""
+    text = json.dumps(result)
+    code = wasmtime.wat2wasm(
+        f"""(module
+          (import "env" "memory" (memory 2))
+          (global (export "opa_wasm_abi_version") i32 (i32.const 1))
+          (global (export "opa_wasm_abi_minor_version") i32 (i32.const 3))
+          (data (i32.const 100) "{{}}")
+          (data (i32.const 200) "{{\\"policies/zeta/authz/decision\\":0}}")
+          (data (i32.const 600) {text})
+          (func (export "builtins") (result i32) i32.const 100)
+          (func (export "entrypoints") (result i32) i32.const 200)
+          (func (export "opa_json_dump") (param i32) (result i32) local.get 0)
+          (func (export "opa_malloc") (param i32) (result i32) i32.const 2048)
+          (func (export "opa_json_parse") (param i32 i32) (result i32) i32.const 1)
+          (func (export "opa_heap_ptr_get") (result i32) i32.const 65536)
+          (func (export "opa_heap_ptr_set") (param i32))
+          (func (export "opa_eval") (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+            ;; a question whose last byte is a blank is not the warm-up
+            (if (result i32) (i32.eq (i32.load8_u (i32.add (i32.const 65535) (local.get 4))) (i32.const 32))
+              (then {evaluate}) (else i32.const 600))))"""
+    )
+    return read_bundle({**demo.files, "policy.wasm": bytes(code)})
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "[]",
+        '[{"result":true}]',
+        '[{"result":{"allow":"yes"}}]',
+        '[{"result":{"allow":true}},{"result":{"allow":true}}]',
+        '[{"result":{"allow":true,"ttl":{"access_token":true}}}]',
+        "[1]",
+    ],
+)
+async def test_what_is_no_decision_is_503(
+    run_policy: Any3, practice: Any3, demo: Bundle, pack: Any3, tmp_path: Path, result: str
+) -> None:
+    path = tmp_path / "policy.tar.gz"
+    path.write_bytes(pack(stand_in(demo, "unreachable", result)))
+    registry = CollectorRegistry()
+    section = {"engine": "embedded", "bundle": str(path), "unsafe_unsigned": True}
+    async with run_policy({"token": section}, registry=registry) as service:
+        with pytest.raises(ZetaError) as refused:
+            await service.token.decide("token", practice(), now=0)
+        assert (refused.value.code, refused.value.status) == ("temporarily_unavailable", 503)
+        assert "Retry-After" in refused.value.headers
+    labels = {"question": "token", "outcome": "unavailable"}
+    assert registry.get_sample_value("zeta_guard_policy_decisions_total", labels) == 1
+
+
+@pytest.mark.parametrize("evaluate", ["unreachable", "(loop br 0) unreachable"])
+async def test_a_broken_instance_is_never_asked_again(
+    run_policy: Any3, practice: Any3, demo: Bundle, pack: Any3, tmp_path: Path, evaluate: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tmp_path / "policy.tar.gz"
+    path.write_bytes(pack(stand_in(demo, evaluate, '[{"result":{"allow":true}}]')))
+    section = {"engine": "embedded", "bundle": str(path), "unsafe_unsigned": True, "deadline_ms": 20}
+    async with run_policy({"token": section}) as service:
+        engine = service._token
+        assert isinstance(engine, EmbeddedEngine)
+        assert engine._active is not None
+        before = engine._active._threaded
+        assert before is not None
+        assert (await service.token.decide("token", practice(), now=0)).allow
+        dumps = monkeypatch.context()
+        with dumps as patch:
+            patch.setattr(
+                "zeta_guard.policy.embedded.orjson.dumps", lambda document: json.dumps(document).encode() + b" "
+            )
+            with pytest.raises(ZetaError) as refused:
+                await service.token.decide("token", practice(), now=0)
+        assert refused.value.status == 503
+        assert engine._active._threaded is None
+        assert (await service.token.decide("token", practice(), now=0)).allow
+        assert engine._active._threaded is not before
+
+
+async def test_a_slow_request_policy_does_not_run_on_the_event_loop(
+    run_policy: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, inline in ((10.0, True), (0.0, False)):
+        monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_SECONDS", limit)
+        async with run_policy(DEMO) as service:
+            assert (await service.request.decide("request", PROBES["request"], now=0)).allow
+            engine = service._token
+            assert isinstance(engine, EmbeddedEngine)
+            assert engine._active is not None
+            assert engine._active.inline is inline
+
+
+async def test_a_policy_that_nobody_analysed_may_not_be_remembered(
+    run_policy: Any3, variant: Any3, pack: Any3, tmp_path: Path
+) -> None:
+    bundle = variant(lambda data: data["requests"].update(cache_seconds=5))
+    manifest = json.loads(bundle.files[".manifest"])
+    path = tmp_path / "policy.tar.gz"
+    section = {"engine": "embedded", "bundle": str(path), "unsafe_unsigned": True}
+    path.write_bytes(pack(bundle))
+    async with run_policy({"token": section}) as service:
+        assert (await service.request.decide("request", PROBES["request"], now=0)).cache_seconds == 5
+    own = manifest["metadata"]["zeta_guard"]
+    for reads in (None, {**own["reads"], "policies/zeta/request/decision": ["time"]}):
+        own["reads"] = reads
+        path.write_bytes(pack(bundle, {".manifest": json.dumps(manifest).encode()}))
+        async with run_policy({"token": section}) as service:
+            assert (await service.request.decide("request", PROBES["request"], now=0)).cache_seconds == 0
