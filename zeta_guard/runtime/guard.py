@@ -22,7 +22,7 @@ from zeta_guard.runtime.admin import AdminServer
 from zeta_guard.runtime.admin_api import AdminApi
 from zeta_guard.runtime.dispatch import Dispatcher
 from zeta_guard.runtime.generation import Generation, Role
-from zeta_guard.runtime.listener import GuardServer
+from zeta_guard.runtime.listener import GuardServer, require_compiled_parser
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.ops import OpsServer, Readiness
 from zeta_guard.runtime.public_socket import PublicSocket, bind_error, bind_public_socket
@@ -102,6 +102,7 @@ class Guard:
     async def start(self) -> None:
         """Open the store, load everything, then open the doors. Raises ConfigurationError or ZetaError."""
         config = self.config
+        require_compiled_parser()
         try:
             public = self._public_socket = self._public_socket or bind_public_socket(config.listen, self._clock)
             secrets = Secrets.load(config.secret_files)

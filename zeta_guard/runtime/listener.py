@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import HttpRequestParser, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, _ErrInfo
 
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import ConfigurationError, ZetaError
+from zeta_guard.gateway.response import WrittenResponse
 from zeta_guard.http.refusal import error_response, raw_refusal
 from zeta_guard.http.request_id import new_request_id
 from zeta_guard.telemetry.logging import log_event
@@ -29,6 +33,17 @@ SERVER_NAME = "zeta-guard"
 """``Server`` of the guard's own answers: no versions of anything."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def require_compiled_parser() -> None:
+    """Refuse to run on aiohttp's parser in Python: it is slower by far and reads broken requests differently."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise ConfigurationError(
+            "aiohttp",
+            "its compiled HTTP parser is missing",
+            "an aiohttp wheel with C extensions, and AIOHTTP_NO_EXTENSIONS not set",
+            "Install a binary wheel: pip install --only-binary aiohttp aiohttp",
+        )
 
 
 class GuardProtocol(RequestHandler):
@@ -72,6 +87,93 @@ class GuardProtocol(RequestHandler):
                 self._header_timer = self._loop.call_later(self._guard.header_timeout, self._head_too_slow)
         elif self._header_timer is not None:
             self._disarm()
+
+    async def start(self) -> None:
+        """Answer message after message in the connection's one task.
+
+        aiohttp starts a task for every request, for the sake of applications' context variables; nothing here needs them,
+        and task, hand-over and bookkeeping are a tenth of a forwarded request. The rest is as there: one message at a time,
+        reading paused while too many wait, an unread body swallowed for ``lingering_time`` before the next message.
+        """
+        manager = self._manager
+        task = asyncio.current_task()
+        assert manager is not None
+        assert task is not None
+        try:
+            while not self._force_close:
+                if not self._messages:
+                    self._waiter = self._loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
+                message, payload = self._messages.popleft()
+                if self._parser is not None:
+                    self._parser.message_consumed()
+                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+                manager.requests_count += 1
+                writer = StreamWriter(self, self._loop)
+                if isinstance(message, _ErrInfo):
+                    handler: Handler = self._make_error_handler(message)
+                    message = ERROR
+                else:
+                    handler = manager.request_handler
+                request = web.BaseRequest(message, payload, self, writer, task, self._loop)
+                keep_alive = await self._answer(request, handler)
+                if not payload.is_eof():
+                    await self._swallow(payload)
+                payload.set_exception(_PAYLOAD_ACCESS_ERROR)
+                self._keepalive = keep_alive
+                if not keep_alive or self._close:
+                    break
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = self._loop.call_at(
+                        self._next_keepalive_close_time, self._process_keepalive
+                    )
+        except ConnectionError:
+            self.force_close()
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _answer(self, request: web.BaseRequest, handler: Handler) -> bool:
+        """Let ``handler`` answer and write what it returned; whether the connection may go on."""
+        self._request_in_progress = True
+        self._current_request = request
+        try:
+            try:
+                response = await handler(request)
+            except TimeoutError:
+                response = self.handle_error(request, 504)
+            finally:
+                self._current_request = None
+            if type(response) is WrittenResponse and not self._upgraded:
+                request._finish()
+            else:
+                response, gone = await self.finish_response(request, response, None)
+                if gone:
+                    raise ConnectionResetError("the client is gone")
+        finally:
+            request._task = None  # type: ignore[assignment] # breaks a reference cycle
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        return bool(response.keep_alive)
+
+    async def _swallow(self, payload: StreamReader) -> None:
+        """Read on for a moment, so that a client that still sends its body sees the answer instead of a reset."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof() and not self._force_close:
+                    await payload.readany()
+        if not payload.is_eof():
+            self.close()
 
     def _disarm(self) -> None:
         if self._header_timer is not None:
