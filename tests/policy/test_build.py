@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.policy.build import build, build_published
@@ -145,6 +147,23 @@ def test_prefixes_have_one_form() -> None:
     assert canonical_prefix("::/0") == "::/0"
     assert canonical_prefix("::ffff:0:0/95") == "::fffe:0:0/95"
     assert canonical_prefix("300.0.0.0/8") is None
+
+
+@given(
+    st.one_of(
+        st.builds(lambda address, length: f"{address}/{length}", st.ip_addresses(), st.integers(-1, 130)),
+        st.ip_addresses(network="0.0.0.0/0").map(str),
+        st.text(alphabet="0123456789./:abx ", max_size=20),
+    )
+)
+def test_the_fast_look_at_a_prefix_agrees_with_the_full_one(text: str) -> None:
+    for candidate in (text, canonical_prefix(text) or text):
+        accepted = True
+        try:
+            check_prefix_lists({"addresses": {"blocked": {candidate: 1}}})
+        except BundleError:
+            accepted = False
+        assert accepted == (canonical_prefix(candidate) == candidate)
 
 
 def test_of_many_wrong_prefixes_some_are_shown() -> None:
