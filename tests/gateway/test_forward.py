@@ -314,3 +314,10 @@ async def test_answers_carry_the_rate_of_the_address(make_world: MakeWorld, back
     world.clock.now += 1
     assert (await world.get()).status == 200
     assert len(backend.heads) == 3
+
+
+async def test_time_until_the_backends_answer_is_measured(world: World) -> None:
+    await world.get()
+    await world.get(method="POST", extra="Content-Length: 0\r\n")
+    assert world.metric("zeta_guard_gateway_upstream_seconds_count", route="/vsd") == 2
+    assert world.metric("zeta_guard_gateway_requests_total", route="/vsd", status="200") == 2

@@ -629,3 +629,18 @@ async def test_three_hundred_idle_sockets_cost_less_than_forty_kibibytes_each(
         transport.abort()
     await world.until(lambda: world.gateway.open_sockets == 0)
     server.close()
+
+
+async def test_draining_gateway_opens_no_more_sockets(world: World, connect: Connect, echo: EchoService) -> None:
+    await world.gateway.drain()
+    reply = await world.get("/ws/echo", extra=UPGRADE)
+    assert reply.status == 503
+    assert echo.headers == []
+
+
+async def test_malformed_handshake_does_not_spend_the_proof(make_world: MakeWorld, backend: RawBackend) -> None:
+    backend.answer = lambda head: PROVEN
+    world = await make_world([socket_route(backend)])
+    good = world.head(extra=UPGRADE)
+    assert (await world.send(good.replace(b"Version: 13", b"Version: 12"))).status == 426
+    assert (await world.send(good)).status == 101

@@ -6,11 +6,11 @@ ask that policy*; or *keys of this issuer are missing* (the app loads them and a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.errors import ZetaError
@@ -21,6 +21,7 @@ from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.jose.dpop import verify_dpop_proof
 from zeta_guard.jose.recent import Recent
+from zeta_guard.jose.token_hash import token_hash
 from zeta_guard.store.claim_key import claim_key
 from zeta_guard.store.contract import Claim, block_subject
 from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
@@ -35,13 +36,13 @@ class Holder:
     """A verified access token and what follows from it alone: the same for every request that carries it."""
 
     token: AccessToken
+    address: IPAddress | None
     subjects: tuple[str, ...]
     user_info: bytes
     client_data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What was proven. On a public route nothing was: ``holder`` is None and there is nothing to claim.
 
     ``claims`` and ``subjects`` go to the store in one trip; the request passes when they are won and not blocked, and when the
@@ -56,16 +57,14 @@ class Grant:
     fingerprint: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """The request does not pass; ``error`` is what the client hears."""
 
     error: ZetaError
     route: Route | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MissingKeys:
+class MissingKeys(NamedTuple):
     """A trusted issuer signed with a key that is not known: load its keys, then decide again."""
 
     kind: Literal["token", "popp"]
@@ -141,8 +140,9 @@ class AccessCheck:
                 "DPoP proof: made with another key than the access token is bound to",
                 stage="dpop",
             )
+        holder = self._holder(token)
         if route.rule.bind_address:
-            check_address(token, facts.client_address)
+            check_address(holder, facts.client_address)
         check_acr(token, route)
         popp = None
         if route.rule.popp is not None:
@@ -151,14 +151,13 @@ class AccessCheck:
                 return MissingKeys("popp", checked.issuer, checked.kid, route)
             popp = checked
         remembered = proof.claim(past=self._proof_age, ahead=self._skew)
-        holder = self._holder(token)
         return Grant(
             route,
             holder,
             popp,
             (Claim(claim_key(remembered.kind, *remembered.parts), remembered.dated, remembered.ttl, "DPoP proof"),),
             holder.subjects,
-            claim_key("request", facts.method, facts.target, text, str(facts.client_address)),
+            _fingerprint(facts, text),
         )
 
     def _check_token(self, token: AccessToken, route: Route, now: float) -> None:
@@ -207,7 +206,8 @@ class AccessCheck:
         ]
         if self._pseudonyms is not None:
             subjects += [block_subject("institution", name) for name in self._pseudonyms(token.telematik_id)]
-        holder = Holder(token, tuple(subjects), user_info_line(token), client_data_line(token))
+        address = None if token.ip_address is None else parse_address(token.ip_address)
+        holder = Holder(token, address, tuple(subjects), user_info_line(token), client_data_line(token))
         self._holders.put(token.jti, holder)
         return holder
 
@@ -235,15 +235,13 @@ def read_authorization(values: Sequence[str]) -> str:
     return token.lstrip(" ")
 
 
-def check_address(token: AccessToken, address: IPAddress | None) -> None:
+def check_address(holder: Holder, address: IPAddress | None) -> None:
     """Raises ZetaError 401 ``invalid_token`` unless the request comes from the address that the token was issued to."""
     if address is None:
         raise ZetaError(
             "invalid_token", "access token: the client address is unknown, but the route binds to it", stage="address"
         )
-    if token.ip_address != _text_of(address) and (
-        token.ip_address is None or parse_address(token.ip_address) != address
-    ):
+    if holder.address != address:
         raise ZetaError(
             "invalid_token",
             "access token: the client address is not the one that the token was issued to; get a new token",
@@ -265,6 +263,10 @@ def check_acr(token: AccessToken, route: Route) -> None:
         )
 
 
-@lru_cache(maxsize=4096)
-def _text_of(address: IPAddress) -> str:
-    return str(address)
+def _fingerprint(facts: RequestFacts, token: str) -> bytes:
+    """What makes a request the same request: token, method, client address, raw target (none of them holds a line break)."""
+    address = facts.client_address
+    where = "" if address is None else f"{address.version}/{int(address)}"
+    return hashlib.sha256(
+        token_hash(token).digest + f"{facts.method}\n{where}\n{facts.target}".encode("utf-8", "surrogatepass")
+    ).digest()

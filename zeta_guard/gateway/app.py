@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from zeta_guard.config.gateway import Upstream
 from zeta_guard.config.guard import GuardConfig
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.gateway import metadata
 from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse
 from zeta_guard.gateway.deadline import DeadlineWatch
@@ -31,7 +31,7 @@ from zeta_guard.gateway.tunnel import SocketRule
 from zeta_guard.gateway.upstream import UpstreamError
 from zeta_guard.gateway.upstream_health import HealthCheck
 from zeta_guard.gateway.upstream_pool import UpstreamGroup, UpstreamPool
-from zeta_guard.gateway.websocket import is_upgrade, open_websocket
+from zeta_guard.gateway.websocket import check_handshake, is_upgrade, open_websocket
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.limits import AddressBuckets, rate_limited
 from zeta_guard.store.contract import Bucket, ClaimStatus, ReplayStore
@@ -247,13 +247,12 @@ class Gateway:
     ) -> web.StreamResponse:
         rule = grant.route.rule
         backend = self._backends[grant.route]
-        upgrade = is_upgrade(request)
-        if upgrade and not rule.websocket.enabled:
-            raise ZetaError("invalid_request", "This route offers no WebSocket.", stage="websocket")
+        # What is wrong with a handshake is found before the proof is spent.
+        key = self._handshake(request, grant.route) if is_upgrade(request) else None
         if grant.claims:
             await self._claim(grant, facts)
         if rule.request_policy:
-            await self._policy.check(grant, facts, websocket=upgrade)
+            await self._policy.check(grant, facts, websocket=key is not None)
         inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
         if inbound.stripped:
             backend.metrics.stripped.inc(inbound.stripped)
@@ -262,13 +261,14 @@ class Gateway:
         said = self._say(grant, facts, inbound, span)
         rate = _rate_lines(bucket) if self._limited else b""
         try:
-            if upgrade:
+            if key is not None:
                 response = await open_websocket(
                     request,
                     facts,
                     backend,
                     inbound,
                     said,
+                    key=key,
                     sockets=self._sockets,
                     most=rule.websocket.max_sockets,
                     rule=self._socket_rule(grant, facts.now),
@@ -289,6 +289,14 @@ class Gateway:
             span.end()
         backend.metrics.count_request(response.status)
         return response
+
+    def _handshake(self, request: web.BaseRequest, route: Route) -> bytes:
+        """The key of a WebSocket handshake that may go on. Raises ZetaError."""
+        if not route.rule.websocket.enabled:
+            raise ZetaError("invalid_request", "This route offers no WebSocket.", stage="websocket")
+        if self._draining:
+            raise unavailable("The gateway is about to stop.", retry_after=1, stage="websocket")
+        return check_handshake(request)
 
     async def _claim(self, grant: Grant, facts: RequestFacts) -> None:
         outcome = await self._replay.claim(

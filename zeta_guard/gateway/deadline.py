@@ -30,15 +30,17 @@ class DeadlineWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._at = math.inf
 
-    def set(self, watched: Watched, seconds: float) -> None:
-        """The deadline of ``watched`` is in ``seconds``; an earlier one is replaced."""
-        watched.deadline = due = self._loop.time() + seconds
+    def set(self, watched: Watched, seconds: float) -> float:
+        """The deadline of ``watched`` is in ``seconds``; an earlier one is replaced. Returns this moment."""
+        now = self._loop.time()
+        watched.deadline = due = now + seconds
         self._watched.add(watched)
         if due < self._at:
             if self._timer is not None:
                 self._timer.cancel()
             self._at = due
             self._timer = self._loop.call_at(due, self._look)
+        return now
 
     def drop(self, watched: Watched) -> None:
         """``watched`` has no deadline any more."""

@@ -16,7 +16,7 @@ from aiohttp import ClientPayloadError, HttpVersion10, web
 
 from zeta_guard.config.gateway import Route as RouteConfig
 from zeta_guard.errors import ZetaError, unavailable
-from zeta_guard.gateway.headers import Inbound, sort_response_headers
+from zeta_guard.gateway.headers import Inbound
 from zeta_guard.gateway.metrics import RouteMetrics
 from zeta_guard.gateway.response import CONTINUE, ClientWriter, WrittenResponse
 from zeta_guard.gateway.upstream import Fault, ResponseHead, UpstreamConnection, UpstreamError
@@ -103,8 +103,9 @@ async def forward(
     body = _read_framing(request, backend)
     if body.streamed:
         return await _forward_streamed(request, facts, backend, inbound, said, body, rate, keep_alive)
-    repeatable = facts.method in _IDEMPOTENT
+    repeatable = facts.method in _IDEMPOTENT and not body.whole
     group = backend.group
+    loop = asyncio.get_running_loop()
     while True:
         connection = group.take_idle(repeatable=repeatable)
         if connection is None:
@@ -116,8 +117,9 @@ async def forward(
         connection.begin(head_only=facts.method == "HEAD")
         try:
             connection.write(head + body.whole if body.whole else head)
-            connection.expect_within(backend.response_seconds)
+            sent_at = connection.expect_within(backend.response_seconds)
             response = await connection.head()
+            backend.metrics.upstream_seconds.observe(loop.time() - sent_at)
             break
         except UpstreamError as error:
             connection.finish()
@@ -149,9 +151,12 @@ async def _forward_streamed(
         facts, inbound, said, body.framing, host=None if backend.preserve_host else connection.authority
     )
     connection.begin(head_only=facts.method == "HEAD")
-    upload = asyncio.get_running_loop().create_task(_upload(request, backend, connection, body, head))
+    loop = asyncio.get_running_loop()
+    upload = loop.create_task(_upload(request, backend, connection, body, head))
     try:
+        sent_at = loop.time()
         response = await connection.head()
+        backend.metrics.upstream_seconds.observe(loop.time() - sent_at)
         # An answer before the end of the upload (413 …) is delivered while the rest goes on; after it nobody wants the rest.
         return await deliver(
             request, facts, backend, connection, response, rate, keep_alive and upload.done(), upload=upload
@@ -166,10 +171,15 @@ async def _forward_streamed(
 
 def _read_framing(request: web.BaseRequest, backend: Backend) -> _Body:
     headers = request.headers
-    chunked = "Transfer-Encoding" in headers
-    announced = None if chunked else headers.get("Content-Length")
-    if announced is None and not chunked:
+    coding = headers.get("Transfer-Encoding")
+    announced = headers.get("Content-Length")
+    if announced is None and coding is None:
         return _Body(b"", b"", False, 0)
+    # The listener has refused all this already; what is forwarded does not depend on it.
+    if coding is not None and (announced is not None or coding.strip(" \t").lower() != "chunked"):
+        raise ZetaError("invalid_request", "The framing of the body is ambiguous.", headers=_CLOSE, stage="body")
+    if announced is not None and not (announced.isascii() and announced.isdigit()):
+        raise ZetaError("invalid_request", "Content-Length is no number.", headers=_CLOSE, stage="body")
     length = None if announced is None else int(announced)
     if length is not None and backend.max_body is not None and length > backend.max_body:
         raise _too_large(backend.max_body)
@@ -237,7 +247,7 @@ async def deliver(
     *,
     upload: asyncio.Task[None] | None = None,
 ) -> WrittenResponse:
-    outgoing = sort_response_headers(response.headers)
+    outgoing = response.outgoing
     if outgoing.blames_proxy:
         raise ZetaError(
             "server_error", "The service behind the guard reports a fault of the guard.", stage="zeta_cause"

@@ -49,6 +49,22 @@ class Treatment(IntEnum):
     HANDSHAKE = 14
 
 
+# Names of the module are found faster than members of an enumeration, and this runs for every header line.
+_KEEP: Final = Treatment.KEEP
+_SPOOFED: Final = Treatment.SPOOFED
+_PROXY_ONLY: Final = Treatment.PROXY_ONLY
+_CONNECTION: Final = Treatment.CONNECTION
+_FORWARDED: Final = Treatment.FORWARDED
+_TRACE: Final = Treatment.TRACE
+_HOST: Final = Treatment.HOST
+_RATE: Final = Treatment.RATE
+_CAUSE: Final = Treatment.CAUSE
+_DATE: Final = Treatment.DATE
+_HANDSHAKE: Final = Treatment.HANDSHAKE
+_LENGTH: Final = Treatment.LENGTH
+_TRANSFER: Final = Treatment.TRANSFER
+_MOST_DIGITS: Final = 18
+
 _REQUEST_NAMES: Final[Mapping[str, Treatment]] = {
     "host": Treatment.HOST,
     "connection": Treatment.CONNECTION,
@@ -93,6 +109,9 @@ _RESPONSE_NAMES: Final[Mapping[str, Treatment]] = {
     "x-rate-limit-reset": Treatment.RATE,
     "zeta-cause": Treatment.CAUSE,
 }
+
+# Named in practically every message, and no names of headers that would pass.
+_HARMLESS_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade"})
 
 API_VERSION_LINE: Final = f"{API_VERSION_HEADER}: {API_VERSION}\r\n".encode("ascii")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -155,43 +174,55 @@ class Inbound(NamedTuple):
 
 def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
     """Sort the lines of a request; what ``Connection`` names goes (RFC 9110 §7.6.1)."""
-    named = connection_options(headers)
+    named: frozenset[bytes] = frozenset()
+    treatments = _request_names
     lines: list[bytes] = []
+    kept: list[tuple[bytes, bytes]] = []
     forwarded: list[bytes] = []
     trace: list[bytes] = []
     handshake: list[bytes] = []
     host = b""
     stripped = 0
     for name, value in headers:
-        treatment = request_treatment(name)
-        if treatment == Treatment.HOST:
+        treatment = treatments.get(name)
+        if treatment is None:
+            treatment = request_treatment(name)
+        if treatment is _KEEP:
+            kept.append((name, value))
+        elif treatment is _HOST:
             host = value
-        elif named and name.lower() in named:
-            stripped += treatment == Treatment.SPOOFED
-        elif treatment == Treatment.KEEP or (treatment == Treatment.PROXY_ONLY and peer_trusted):
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif treatment == Treatment.SPOOFED or treatment == Treatment.PROXY_ONLY:
+        elif treatment is _CONNECTION:
+            named |= _options(value)
+        elif treatment is _SPOOFED:
             stripped += 1
-        elif treatment == Treatment.FORWARDED:
+        elif treatment is _PROXY_ONLY:
+            if peer_trusted:
+                kept.append((name, value))
+            else:
+                stripped += 1
+        elif treatment is _FORWARDED:
             forwarded.append(value)
-        elif treatment == Treatment.TRACE:
+        elif treatment is _TRACE:
             trace.append(b"%b: %b\r\n" % (name, value))
-        elif treatment == Treatment.HANDSHAKE:
+        elif treatment is _HANDSHAKE:
             handshake.append(b"%b: %b\r\n" % (name, value))
+    if not named <= _HARMLESS_OPTIONS:
+        kept = [line for line in kept if line[0].lower() not in named]
+        if b"forwarded" in named:
+            forwarded.clear()
+        if b"traceparent" in named or b"tracestate" in named:
+            trace.clear()
+    for name, value in kept:
+        lines.append(b"%b: %b\r\n" % (name, value))
     return Inbound(lines, forwarded, trace, handshake, host, stripped)
 
 
-def connection_options(headers: RawHeaders) -> frozenset[bytes]:
-    """The names that ``Connection`` lists, in lower case."""
-    lines = [value for name, value in headers if len(name) == 10 and name.lower() == b"connection"]
-    if not lines:
-        return frozenset()
-    return _options(b",".join(lines))
-
-
-@lru_cache(maxsize=256)
 def _options(value: bytes) -> frozenset[bytes]:
-    return frozenset(option for part in value.lower().split(b",") if (option := part.strip(b" \t")))
+    """The names that a ``Connection`` line lists, in lower case."""
+    lower = value.lower()
+    if lower == b"keep-alive" or lower == b"close":
+        return _HARMLESS_OPTIONS
+    return frozenset(option for part in lower.split(b",") if (option := part.strip(b" \t")))
 
 
 def zeta_value(content: Mapping[str, JsonValue]) -> bytes:
@@ -262,30 +293,51 @@ class Outgoing(NamedTuple):
     """Whether the backend states rate limits of its own."""
     blames_proxy: bool
     """``zeta-cause: Proxy``: the answer may not reach the client."""
+    length: int | None
+    """The announced length of the body."""
+    chunked: bool
+    framed: bool
+    """Whether the framing is plain: one ``Content-Length`` of digits, or exactly ``chunked`` once, or neither."""
 
 
 def sort_response_headers(headers: RawHeaders) -> Outgoing:
     """Sort the lines of an answer: hop-by-hop and ``zeta-*`` lines go, everything else passes byte for byte."""
-    lines: list[bytes] = []
     named: frozenset[bytes] = frozenset()
-    dated = limited = blamed = False
+    treatments = _response_names
+    lines: list[bytes] = []
+    dated = limited = blamed = chunked = False
+    framed = True
+    length: int | None = None
     for name, value in headers:
-        treatment = response_treatment(name)
-        if treatment == Treatment.KEEP:
+        treatment = treatments.get(name)
+        if treatment is None:
+            treatment = response_treatment(name)
+        if treatment is _KEEP:
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif treatment == Treatment.DATE:
+        elif treatment is _DATE:
             dated = True
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif treatment == Treatment.RATE:
+        elif treatment is _RATE:
             limited = True
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif treatment == Treatment.CONNECTION:
+        elif treatment is _CONNECTION:
             named |= _options(value)
-        elif treatment == Treatment.CAUSE and value.strip(b" \t").lower() == b"proxy":
+        elif treatment is _LENGTH:
+            if length is None and value.isdigit() and len(value) <= _MOST_DIGITS:
+                length = int(value)
+            else:
+                framed = False
+        elif treatment is _TRANSFER:
+            if chunked or value.strip(b" \t").lower() != b"chunked":
+                framed = False
+            chunked = True
+        elif treatment is _CAUSE and value.strip(b" \t").lower() == b"proxy":
             blamed = True
-    if not named <= {b"close", b"keep-alive"}:
+    if not named <= _HARMLESS_OPTIONS:
         lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
-    return Outgoing(b"".join(lines), dated, limited, blamed)
+    if chunked and length is not None:
+        framed = False
+    return Outgoing(b"".join(lines), dated, limited, blamed, length, chunked, framed)
 
 
 def header_values(headers: RawHeaders, name: bytes) -> list[bytes]:

@@ -18,6 +18,7 @@ from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_NONE: Final[CIMultiDict[str]] = CIMultiDict()
 _MOST_STATUS_LINES: Final = 512
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
 
@@ -28,7 +29,7 @@ class WrittenResponse(web.StreamResponse):
     def __init__(self, status: int, *, keep_alive: bool, size: int = 0) -> None:
         # The base class would prepare much that nobody asks a written answer for.
         self._state = {}
-        self._headers = CIMultiDict()
+        self._headers = _NONE
         self._status = status
         self._reason = ""
         self._keep_alive = keep_alive

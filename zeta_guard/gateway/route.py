@@ -31,6 +31,8 @@ RESERVED: Final = frozenset(
 
 # What a prefix is made of means the same raw and decoded, so that comparing is all that matching ever does.
 _PREFIX: Final = re.compile(r"/|(?:/[A-Za-z0-9_~$!'()*+,=:@&-][A-Za-z0-9._~$!'()*+,=:@&-]*)+/?")
+_MOST_KNOWN: Final = 4096
+_LONGEST_KNOWN: Final = 256
 _METHOD: Final = re.compile(r"[A-Z][A-Z-]*")
 
 
@@ -78,6 +80,7 @@ class RouteTable:
         if errors:
             raise ConfigurationErrors(errors)
         self.routes: Final = tuple(routes)
+        self._known: Final[dict[str, Route]] = {}
         self._longest: Final = max((len(segments) for segments in self._by_segments), default=0)
 
     def select(self, path: CanonicalPath) -> Route:
@@ -86,6 +89,9 @@ class RouteTable:
         Raises ZetaError 404 when there is none, and 400 when the raw path and its matching form (decoded once, without
         parameters and empty segments) belong to different routes: a backend could read it the other way.
         """
+        known = self._known.get(path.raw)
+        if known is not None:
+            return known
         matched = self._find(path.segments)
         raw = tuple(path.raw[1:].split("/"))
         if raw != path.segments and self._find(raw) is not matched:
@@ -97,6 +103,8 @@ class RouteTable:
             )
         if matched is None:
             raise ZetaError("resource_not_found", "No route leads to this path.", stage="route")
+        if len(path.raw) <= _LONGEST_KNOWN and len(self._known) < _MOST_KNOWN:
+            self._known[path.raw] = matched
         return matched
 
     def _find(self, segments: tuple[str, ...]) -> Route | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from zeta_guard.errors import GuardError
+from zeta_guard.gateway.headers import Outgoing, sort_response_headers
 
 if TYPE_CHECKING:
     from zeta_guard.gateway.deadline import DeadlineWatch
@@ -66,6 +67,7 @@ class ResponseHead(NamedTuple):
     status: int
     reason: bytes
     headers: list[tuple[bytes, bytes]]
+    outgoing: Outgoing
     length: int | None
     has_body: bool
 
@@ -82,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_error",
         "_head_bytes",
         "_head_only",
+        "_head_waiter",
         "_header_bytes",
         "_header_lines",
         "_headers",
@@ -119,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self._head_waiter: asyncio.Future[ResponseHead] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._writing_paused = False
         self.reading_paused = False
@@ -184,13 +188,13 @@ class UpstreamConnection(asyncio.Protocol):
             finally:
                 self._drain_waiter = None
 
-    async def head(self) -> ResponseHead:
-        """The head of the final answer. Raises :class:`UpstreamError`, or what :meth:`fail` was called with."""
-        while self.response is None:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
-        return self.response
+    def head(self) -> asyncio.Future[ResponseHead]:
+        """The head of the final answer. Fails with :class:`UpstreamError`, or what :meth:`fail` was called with."""
+        waiter: asyncio.Future[ResponseHead] = self._loop.create_future()
+        self._head_waiter = waiter
+        if self.response is not None or self._error is not None:
+            self._wake()
+        return waiter
 
     async def read(self) -> bytes:
         """What came of the body since the last call; empty at its end. Raises as :meth:`head`."""
@@ -199,7 +203,11 @@ class UpstreamConnection(asyncio.Protocol):
                 return b""
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         return self.take()
 
     def take(self) -> bytes:
@@ -214,9 +222,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def expect_within(self, seconds: float) -> None:
-        """Set the deadline of the next step of this exchange."""
-        self._watch.set(self, seconds)
+    def expect_within(self, seconds: float) -> float:
+        """Set the deadline of the next step of this exchange; returns this moment (time of the event loop)."""
+        return self._watch.set(self, seconds)
 
     def pause_deadline(self) -> None:
         """No deadline while others are waited for."""
@@ -262,14 +270,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = None
         return transport, self.upgraded_with or b""
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
     def _wake(self) -> None:
+        head_waiter = self._head_waiter
+        if head_waiter is not None:
+            self._head_waiter = None
+            if head_waiter.done():
+                return
+            if self.response is not None:
+                head_waiter.set_result(self.response)
+            elif self._error is not None:
+                head_waiter.set_exception(self._error)
+            return
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -368,12 +379,16 @@ class UpstreamConnection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self._interim = True
             return
-        length, chunked = self._framing(parser.get_http_version())
+        outgoing = sort_response_headers(self._headers)
+        version = parser.get_http_version()
+        if not outgoing.framed or not (version == "1.1" or (version == "1.0" and not outgoing.chunked)):
+            raise HttpParserError("ambiguous framing")
+        length = outgoing.length
         has_body = not (self._head_only or status in _NO_BODY or status == 101)
-        delimited = chunked or length is not None or not has_body
+        delimited = outgoing.chunked or length is not None or not has_body
         self._keep_alive = delimited and status != 101 and parser.should_keep_alive()
         self._until_close = not delimited
-        self.response = ResponseHead(status, self._reason, self._headers, length, has_body)
+        self.response = ResponseHead(status, self._reason, self._headers, outgoing, length, has_body)
         if not has_body:
             # The parser may wait for a body that the framing announces and that never comes: it is done with this connection.
             self.complete = True
@@ -396,21 +411,3 @@ class UpstreamConnection(asyncio.Protocol):
                 raise HttpParserError("too many interim answers")
         elif self.response is not None:
             self.complete = True
-
-    def _framing(self, version: str) -> tuple[int | None, bool]:
-        """Announced length, and whether the body is chunked. Raises HttpParserError for everything that is not plain."""
-        length: int | None = None
-        chunked = False
-        for name, value in self._headers:
-            size = len(name)
-            if size == 14 and name.lower() == b"content-length":
-                if length is not None or not value.isdigit() or len(value) > 18:
-                    raise HttpParserError("Content-Length is not one number")
-                length = int(value)
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                if chunked or value.strip(b" \t").lower() != b"chunked" or version != "1.1":
-                    raise HttpParserError("Transfer-Encoding is not exactly chunked")
-                chunked = True
-        if (chunked and length is not None) or version not in ("1.1", "1.0"):
-            raise HttpParserError("ambiguous framing")
-        return length, chunked

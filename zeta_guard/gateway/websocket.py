@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, web
 
 from zeta_guard.errors import ZetaError
 from zeta_guard.gateway.forward import Backend, deliver, request_head
-from zeta_guard.gateway.headers import API_VERSION_LINE, Inbound, header_values, sort_response_headers
+from zeta_guard.gateway.headers import API_VERSION_LINE, Inbound, header_values
 from zeta_guard.gateway.response import WrittenResponse
 from zeta_guard.gateway.sockets import Sockets
 from zeta_guard.gateway.takeover import take_over
@@ -70,6 +70,7 @@ async def open_websocket(
     inbound: Inbound,
     said: Sequence[bytes],
     *,
+    key: bytes,
     sockets: Sockets,
     most: int,
     rule: SocketRule,
@@ -78,9 +79,10 @@ async def open_websocket(
 ) -> WrittenResponse:
     """Ask the backend; on its proven 101 join the two connections, on any other answer pass that on.
 
+    ``key`` is what :func:`check_handshake` returned.
+
     Raises ZetaError and :class:`UpstreamError` while nothing was written; ConnectionResetError when the client is gone.
     """
-    key = check_handshake(request)
     sockets.reserve(rule.route, most, backend.metrics)
     joined = False
     try:
@@ -96,10 +98,10 @@ async def open_websocket(
             check_proof(response, key)
             if connection.upgraded_with is None:
                 raise UpstreamError(Fault.GARBAGE, reached=True)
-            outgoing = sort_response_headers(response.headers)
             client, from_client = take_over(request)
             client.write(
-                b"HTTP/1.1 101 Switching Protocols\r\n%b%b%b\r\n" % (_UPGRADE, outgoing.lines, API_VERSION_LINE)
+                b"HTTP/1.1 101 Switching Protocols\r\n%b%b%b\r\n"
+                % (_UPGRADE, response.outgoing.lines, API_VERSION_LINE)
             )
             upstream, from_upstream = connection.detach()
             tunnel = sockets.open(client, upstream, rule)
