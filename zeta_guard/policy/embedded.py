@@ -21,8 +21,8 @@ from zeta_guard.policy.evaluator import Evaluator
 from zeta_guard.policy.kept_bundle import KeptBundle
 from zeta_guard.policy.metrics import PolicyMetrics
 from zeta_guard.policy.signature import load_verification_keys
-from zeta_guard.policy.source import Fetched, open_source
-from zeta_guard.policy.wasm import SandboxError, WasmPolicy
+from zeta_guard.policy.source import Fetched, PackagedSource, open_source
+from zeta_guard.policy.wasm import SandboxError, WasmPolicy, compile_ahead
 from zeta_guard.telemetry.logging import log_event
 
 _logger = logging.getLogger("zeta_guard.policy")
@@ -69,6 +69,10 @@ class EmbeddedEngine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy-{name}")
         self._poller: asyncio.Task[None] | None = None
         self._wants_inline = False
+        if isinstance(self._source, PackagedSource):
+            # Compiling needs no interpreter lock: it happens while the other rooms are imported and wired. Code from
+            # elsewhere is compiled after its signatures were verified.
+            self._thread.submit(_compile_ahead, self._source)
 
     @property
     def revision(self) -> str:
@@ -240,3 +244,9 @@ class EmbeddedEngine:
             await asyncio.gather(self._poller, return_exceptions=True)
             self._poller = None
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile_ahead(source: PackagedSource) -> None:
+    code = source.read().bundle.code
+    if code is not None:
+        compile_ahead(code)

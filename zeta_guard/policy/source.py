@@ -49,6 +49,10 @@ class PackagedSource:
             raise ConfigurationError(where, f"package:{name}", " or ".join(f"package:{each}" for each in known))
 
     async def fetch(self) -> Fetched | None:
+        return self.read()
+
+    def read(self) -> Fetched:
+        """The bundle, at once: it is small and on the local disk."""
         raw = self._file.read_bytes()
         return Fetched(read_archive(raw), raw)
 

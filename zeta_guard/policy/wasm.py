@@ -8,6 +8,7 @@ a new one.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import threading
 import time
@@ -104,6 +105,14 @@ def _compiled(code: bytes) -> wasmtime.Module:
     import wasmtime
 
     return wasmtime.Module(_the_sandbox().engine, code)
+
+
+def compile_ahead(code: bytes) -> None:
+    """Compile trusted code for a later :class:`WasmPolicy`; what is wrong with it is reported there."""
+    import wasmtime
+
+    with contextlib.suppress(wasmtime.WasmtimeError):
+        _compiled(code)
 
 
 class WasmPolicy:
