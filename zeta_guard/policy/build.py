@@ -59,6 +59,12 @@ def build_published(
                 target = folder / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
+        # Code that the publisher compiled is compiled anew, from the sources that were signed.
+        written = folder / MANIFEST
+        if written.is_file():
+            document = json.loads(written.read_bytes())
+            document.pop("wasm", None)
+            written.write_bytes(_canonical(document))
         return _build(folder, bundle.manifest, revision=revision, order=order, signers=signers)
 
 
