@@ -130,6 +130,8 @@ class Guard:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
+        # Who is told that the guard has started may send a proof at once.
+        await asyncio.sleep(min(1.0, max(0.0, self._ready_from - self._clock())))
 
     async def _next_generation(self, config: GuardConfig, secrets: Secrets) -> Generation:
         assert self._store is not None
