@@ -19,4 +19,4 @@ def _lazily(name: str) -> Callable[[bool], Report]:
 
 
 if __name__ == "__main__":
-    sys.exit(main({name: _lazily(name) for name in ("exchange", "gateway", "policy", "start")}))
+    sys.exit(main({name: _lazily(name) for name in ("exchange", "gateway", "policy", "soak", "start", "telemetry")}))
