@@ -42,6 +42,7 @@ class EmbeddedEngine(Section):
     max_age: Seconds | None = Field(None, description="Oldest bundle whose source could not be reached since.")
     max_age_action: Literal["keep", "deny"] = Field("keep", description="What happens beyond max_age.")
     ca_file: FilePath | None = Field(None, description="Trust anchors for https and oci sources.")
+    credentials_file: FilePath | None = Field(None, description="One line user:password, for an oci source.")
     state_file: FilePath | None = Field(None, description="Keeps the last good bundle and the highest order number.")
 
 

@@ -18,10 +18,11 @@ from zeta_guard.policy.answer import MalformedAnswerError
 from zeta_guard.policy.bundle import BundleError
 from zeta_guard.policy.contract import Decision, Question
 from zeta_guard.policy.evaluator import Evaluator
+from zeta_guard.policy.fetched import Fetched
 from zeta_guard.policy.kept_bundle import KeptBundle
 from zeta_guard.policy.metrics import PolicyMetrics
 from zeta_guard.policy.signature import load_verification_keys
-from zeta_guard.policy.source import Fetched, PackagedSource, open_source
+from zeta_guard.policy.source import PackagedSource, open_source
 from zeta_guard.policy.wasm import SandboxError, WasmPolicy, compile_ahead
 from zeta_guard.telemetry.logging import log_event
 
@@ -58,7 +59,7 @@ class EmbeddedEngine:
         self._where = where
         self._clock = clock
         self._metrics = metrics
-        self._source = open_source(config.bundle, where=f"{where}.bundle", outbound=outbound, ca_file=config.ca_file)
+        self._source = open_source(config, where=where, outbound=outbound)
         keys = load_verification_keys(config.verification_keys, f"{where}.verification_keys")
         self._gatekeeper = Gatekeeper(config, keys, packaged=self._source.packaged)
         self._kept = KeptBundle(config.state_file, f"{where}.state_file") if config.state_file is not None else None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.policy.bundle import BundleError, read_archive, write_archive
-from zeta_guard.policy.source import Fetched
+from zeta_guard.policy.fetched import Fetched
 
 
 @dataclass(frozen=True, slots=True)

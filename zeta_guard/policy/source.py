@@ -1,29 +1,23 @@
-"""Where a bundle comes from: the package, a folder, a file, an HTTPS URL."""
+"""Where a bundle comes from: the package, a folder, a file, an HTTPS URL, a registry."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from zeta_guard.config.policy import EmbeddedEngine
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.http.outbound import Outbound, OutboundError
-from zeta_guard.policy.bundle import MAX_PACKED_BYTES, Bundle, BundleError, read_archive, read_folder
+from zeta_guard.policy.bundle import MAX_PACKED_BYTES, BundleError, read_archive, read_folder
+from zeta_guard.policy.fetched import Fetched
+from zeta_guard.policy.registry import RegistrySource
 
 PACKAGED: Final = Path(__file__).parent / "bundles"
 """Folder of the bundles that ship with the guard."""
 
 _FETCH_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A bundle just read, and its archive (None for a folder)."""
-
-    bundle: Bundle
-    archive: bytes | None
 
 
 class Source(Protocol):
@@ -123,18 +117,29 @@ class UrlSource:
         return fetched
 
 
-def open_source(bundle: str, *, where: str, outbound: Outbound, ca_file: Path | None) -> Source:
-    """The source that ``bundle`` of the configuration names. Raises ConfigurationError with ``where`` as the path."""
+def open_source(config: EmbeddedEngine, *, where: str, outbound: Outbound) -> Source:
+    """The source that ``bundle`` of the configuration names. Raises ConfigurationError; ``where`` is the section's path."""
+    bundle = config.bundle
     if bundle.startswith("package:"):
-        return PackagedSource(bundle.removeprefix("package:"), where)
+        return PackagedSource(bundle.removeprefix("package:"), f"{where}.bundle")
     if bundle.startswith("https://"):
-        return UrlSource(bundle, outbound, ca_file)
+        return UrlSource(bundle, outbound, config.ca_file)
+    if bundle.startswith("oci://"):
+        return RegistrySource(
+            bundle,
+            where=where,
+            outbound=outbound,
+            ca_file=config.ca_file,
+            credentials_file=config.credentials_file,
+        )
     if "://" in bundle:
-        raise ConfigurationError(where, bundle, "package:NAME, a folder, a .tar.gz file, an https URL or oci://…")
+        raise ConfigurationError(
+            f"{where}.bundle", bundle, "package:NAME, a folder, a .tar.gz file, an https URL or oci://…"
+        )
     path = Path(bundle)
     if not path.exists():
         raise ConfigurationError(
-            where,
+            f"{where}.bundle",
             f"{path} does not exist",
             "a folder or a .tar.gz file",
             "Build one: zeta-guard policy build SRC -o OUT",
