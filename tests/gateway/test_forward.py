@@ -321,3 +321,35 @@ async def test_time_until_the_backends_answer_is_measured(world: World) -> None:
     await world.get(method="POST", extra="Content-Length: 0\r\n")
     assert world.metric("zeta_guard_gateway_upstream_seconds_count", route="/vsd") == 2
     assert world.metric("zeta_guard_gateway_requests_total", route="/vsd", status="200") == 2
+
+
+async def test_an_upload_that_is_over_never_ends_the_next_request_on_its_connection(
+    make_world: MakeWorld, backend: RawBackend, to: To
+) -> None:
+    rules = to(backend, methods=["GET", "POST"])
+    rules["upstreams"][0]["max_connections"] = 2
+    world = await make_world([rules])
+
+    def answer(head: bytes) -> bytes:
+        target = head.split(b" ", 2)[1]
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(target) + target
+
+    backend.answer = answer
+
+    async def client(number: int) -> None:
+        reader, writer = await world.connect()
+        for turn in range(25):
+            path = f"/vsd/{number}-{turn}"
+            if number % 2:
+                writer.write(world.head(path, "POST", extra="Content-Length: 4\r\n"))
+                # Streamed: the guard has the head before any of the body.
+                await asyncio.sleep(0.005)
+                writer.write(b"body")
+            else:
+                writer.write(world.head(path))
+            reply = await world.reply(reader)
+            assert (reply.status, reply.body) == (200, path.encode())
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(client(number))

@@ -165,8 +165,9 @@ async def _forward_streamed(
         if not upload.done():
             connection.dirty = True
             upload.cancel()
-        await asyncio.gather(upload, return_exceptions=True)
+        # Before anything is awaited: once delivered, the connection may serve another request, which is not ours to end.
         connection.finish()
+        await asyncio.gather(upload, return_exceptions=True)
 
 
 def _read_framing(request: web.BaseRequest, backend: Backend) -> _Body:
