@@ -13,6 +13,7 @@ import wasmtime
 from zeta_guard.policy.bundle import Bundle
 from zeta_guard.policy.probe import PROBES
 from zeta_guard.policy.wasm import EvaluationError, MissingBuiltinError, SandboxError, WasmPolicy
+from zeta_guard.policy.wasm_call import fast_call
 
 MEBIBYTES = 1024 * 1024
 ENTRYPOINT = "policies/zeta/authz/decision"
@@ -179,3 +180,30 @@ def test_data_beyond_the_memory_limit_cannot_be_loaded(demo: Bundle) -> None:
     }
     with pytest.raises(SandboxError, match="memory limit"):
         WasmPolicy(code, large, memory_bytes=8 * MEBIBYTES).instance()
+
+
+def test_calls_also_work_through_the_bindings_own_way(monkeypatch: pytest.MonkeyPatch, demo: Bundle) -> None:
+    """When a release of the binding changes its inside, decisions get slower, not wrong."""
+    code = demo.code
+    assert code is not None
+    raw = json.dumps(PROBES["token"]).encode()
+    compiled = WasmPolicy(code, demo.document(), memory_bytes=64 * MEBIBYTES)
+    entrypoint = compiled.entrypoints[ENTRYPOINT]
+    fast = compiled.instance().evaluate(entrypoint, raw, deadline=5)
+
+    def changed(*_: object) -> object:
+        raise AttributeError
+
+    monkeypatch.setattr("zeta_guard.policy.wasm_call._unchecked", changed)
+    assert compiled.instance().evaluate(entrypoint, raw, deadline=5) == fast
+    with pytest.raises(EvaluationError):
+        policy("unreachable").instance().evaluate(0, b"{}", deadline=1)
+
+
+def test_a_function_of_another_type_is_refused() -> None:
+    store = wasmtime.Store(wasmtime.Engine())
+    text = '(module (func (export "a") (param i64) (result i32) i32.const 0) (func (export "b") (param i32)) (memory (export "c") 1))'
+    exports = wasmtime.Instance(store, wasmtime.Module(store.engine, text), []).exports(store)
+    for name in ("a", "b", "c"):
+        with pytest.raises(TypeError):
+            fast_call(store, exports[name], 1)
