@@ -109,3 +109,21 @@ async def test_counters_of_an_ended_generation_are_kept(world: Any) -> None:
         await asyncio.sleep(0.1)
     assert not world.guard._retired
     assert total("zeta_guard_gateway_requests_total") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"audit": {"directory": "audit"}}, {"telemetry": {"log_format": "text"}}, {"limits": {"request_header": 1024}}],
+)
+async def test_what_only_a_restart_changes_is_named(world: Any, change: dict[str, Any]) -> None:
+    world.change(**change)
+    with pytest.raises(ConfigurationError) as caught:
+        await world.reload()
+    assert caught.value.path.startswith(next(iter(change)))
+    assert "Restart" in caught.value.remedy
+
+
+async def test_a_missing_route_server_and_missing_popp_keys_are_lines_of_the_readiness(world: Any) -> None:
+    names = [line["name"] for line in (await readiness(world))[1]["dependencies"]]
+    assert {"store", "policy", "trust"} <= set(names)
+    assert any(name.startswith("popp keys ") for name in names)

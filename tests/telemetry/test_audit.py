@@ -346,8 +346,17 @@ def test_signing_key_that_is_none_is_a_configuration_error(kind: str, tmp_path: 
     assert caught.value.remedy
 
 
-def test_folder_that_does_not_exist_is_a_configuration_error(make: Callable[..., Audit], tmp_path: Path) -> None:
-    config = telemetry_config.Audit(directory=tmp_path / "none", signing_key_file=tmp_path / "audit.key")
+def test_a_folder_that_does_not_exist_is_made_for_its_owner_alone(make: Callable[..., Audit], tmp_path: Path) -> None:
+    folder = tmp_path / "some" / "where"
+    config = telemetry_config.Audit(directory=folder, signing_key_file=tmp_path / "audit.key")
+    Audit(config, Secrets()).close()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert list(folder.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_a_configuration_error(make: Callable[..., Audit], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = telemetry_config.Audit(directory=tmp_path / "file" / "audit", signing_key_file=tmp_path / "audit.key")
     with pytest.raises(ConfigurationError) as caught:
         Audit(config, Secrets())
     assert caught.value.path == "audit.directory"

@@ -27,6 +27,7 @@ listen:
 ops:
   host: 127.0.0.1
   port: 9090
+  admin_socket: admin.sock             # for zeta-guard sessions, block, keys and explain; its owner alone may use it
 
 # The guard ends TLS itself. Behind an ingress that does it, remove this section, set listen.port to 8080 and name the
 # ingress under gateway.trusted_proxies.

@@ -152,8 +152,8 @@ class Generation:
         lines: dict[str, str | None] = {"policy": await self.policy.readiness()}
         if self.trust is not None:
             lines["trust"] = await self.trust.readiness()
-        for keys in self._remote_key_sets:
-            lines[f"keys of {keys.issuer}"] = keys.readiness()
+        if self.gateway is not None:
+            lines.update(self.gateway.readiness())
         return lines
 
     async def close(self) -> None:

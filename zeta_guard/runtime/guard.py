@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -26,7 +27,7 @@ from zeta_guard.runtime.listener import GuardServer, require_compiled_parser
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.ops import OpsServer, Readiness
 from zeta_guard.runtime.public_socket import PublicSocket, bind_error, bind_public_socket
-from zeta_guard.runtime.tls_context import server_context
+from zeta_guard.runtime.tls_context import minimum_version, server_context
 from zeta_guard.store import open_store
 from zeta_guard.telemetry.audit import Audit
 from zeta_guard.telemetry.logging import log_event
@@ -41,7 +42,22 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("zeta_guard.runtime")
 
 # What only a restart can change (surface section 4).
-_RESTART_ONLY = ("public_url", "listen", "store", "ops")
+_RESTART_ONLY = (
+    "public_url",
+    "listen",
+    "store",
+    "ops",
+    "audit",
+    "telemetry.traces",
+    "telemetry.log_format",
+    "telemetry.service_name",
+    "limits.request_line",
+    "limits.request_header",
+    "limits.header_count",
+    "limits.header_timeout_ms",
+    "limits.keepalive",
+    "limits.connections",
+)
 
 
 class Guard:
@@ -209,7 +225,7 @@ class Guard:
         assert self._dispatcher is not None
         try:
             for key in _RESTART_ONLY:
-                if getattr(config, key) != getattr(self.config, key):
+                if attrgetter(key)(config) != attrgetter(key)(self.config):
                     raise ConfigurationError(
                         key, "changed by a reload", "the value the guard was started with", "Restart to change it."
                     )
@@ -221,6 +237,7 @@ class Guard:
             generation = await self._next_generation(config, secrets)
             if config.tls is not None and self._tls is not None:
                 self._tls.load_cert_chain(config.tls.certificate_file, config.tls.private_key_file)
+                self._tls.minimum_version = minimum_version(config.tls)
         except (GuardError, OSError):
             self._runtime_metrics.reloads.labels("refused").inc()
             raise
@@ -263,6 +280,8 @@ class Guard:
                 lines["store"] = None
             except GuardError as error:
                 lines["store"] = str(error)
+        if self._audit is not None and self._audit.enabled:
+            lines["audit"] = self._audit.failing
         if self._generation is not None:
             lines.update(await self._generation.readiness())
         loaded = self._generation is not None and self._listener is not None

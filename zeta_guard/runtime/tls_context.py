@@ -10,10 +10,15 @@ from zeta_guard.errors import ConfigurationError
 TLS12_SUITES = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384"
 
 
+def minimum_version(tls: Tls) -> ssl.TLSVersion:
+    """The configured minimum in OpenSSL's terms."""
+    return ssl.TLSVersion.TLSv1_3 if tls.minimum_version == "1.3" else ssl.TLSVersion.TLSv1_2
+
+
 def server_context(tls: Tls) -> ssl.SSLContext:
     """A server context from certificate and key; ConfigurationError names the file that does not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.minimum_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.minimum_version = minimum_version(tls)
     context.set_ciphers(TLS12_SUITES)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])

@@ -94,11 +94,13 @@ class Audit:
         self._secrets = secrets
         self._timer: asyncio.TimerHandle | None = None
         self._descriptor = -1
+        self._failing: str | None = None
         self.enabled: Final = config.directory is not None
         if config.directory is not None:
             self._directory = config.directory
             self._signing_key = _load_signing_key(config.signing_key_file)
             try:
+                config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._begin()
             except OSError as error:
                 raise ConfigurationError(
@@ -121,10 +123,18 @@ class Audit:
             now = self._clock()
             if now - self._unproven_since >= self._interval:
                 self.checkpoint()
+            self._failing = None
         except OSError as error:
-            log_event(_logger, logging.ERROR, "audit_failed", reason=error.strerror or "unknown")
+            reason = error.strerror or "unknown"
+            self._failing = f"records cannot be written ({reason}): logins and administration are refused"
+            log_event(_logger, logging.ERROR, "audit_failed", reason=reason)
             raise unavailable("The audit record cannot be written.", stage="audit") from None
         self._arm()
+
+    @property
+    def failing(self) -> str | None:
+        """None while records can be written, else one line for the readiness of the process."""
+        return self._failing
 
     def checkpoint(self, *, final: bool = False) -> None:
         """Sign count and head now. Raises OSError when it cannot be written."""
