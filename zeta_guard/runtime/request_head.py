@@ -6,7 +6,6 @@ else looks at the request. One head, one meaning: what a second parser behind us
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from zeta_guard.config.limits import Limits
@@ -15,7 +14,7 @@ from zeta_guard.errors import ZetaError
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 # Control characters except tab have no place in a field value (RFC 9110 §5.5); obs-text would be re-encoded on the way.
-_FORBIDDEN_IN_VALUE = re.compile(rb"[^\t\x20-\x7e]")
+_ALLOWED_IN_VALUE = bytes([9, *range(32, 127)])
 _SINGLE = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"upgrade", b"authorization"}
 )
@@ -48,9 +47,9 @@ def check_request_head(
             seen.add(lower)
             if lower in _CHECKED:
                 _check_single(method, version, lower, value)
-    # One search over all values; which one it was is looked for only when there is something to tell.
-    if _FORBIDDEN_IN_VALUE.search(b"".join([value for _, value in raw_headers])) is not None:
-        culprit = next(name for name, value in raw_headers if _FORBIDDEN_IN_VALUE.search(value) is not None)
+    # One pass over all values; which one it was is looked for only when there is something to tell.
+    if b"".join([value for _, value in raw_headers]).translate(None, _ALLOWED_IN_VALUE):
+        culprit = next(name for name, value in raw_headers if value.translate(None, _ALLOWED_IN_VALUE))
         raise _malformed(f"header {_printable(culprit)} holds bytes other than visible ASCII, blank and tab")
     if size > limits.request_header:
         raise ZetaError(
