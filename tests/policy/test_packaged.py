@@ -17,6 +17,7 @@ from zeta_guard.policy.source import PACKAGED
 from zeta_guard.policy.wasm import WasmPolicy
 from zeta_guard.policy.workbench import DECISIONS, open_bundle
 
+FUEL = 10_000_000_000
 NAMES = ["demo", "popp", "template", "vsdm"]
 POLICIES = Path(__file__).parents[2] / "policies"
 Any3 = Callable[..., Any]
@@ -49,7 +50,7 @@ def test_without_data_every_question_is_denied(name: str, practice: Any3) -> Non
     for entrypoint, number in policy.entrypoints.items():
         questions: list[dict[str, Any]] = [dict(documents[entrypoint]), {}]
         for document in questions:
-            (decision,) = instance.evaluate(number, orjson.dumps(document), deadline=5)
+            (decision,) = instance.evaluate(number, orjson.dumps(document), fuel=FUEL)
             assert isinstance(decision, dict)
             assert decision["allow"] is False
             assert decision["reasons"]
@@ -65,7 +66,7 @@ def test_without_any_one_list_every_question_is_denied(name: str, practice: Any3
         data = {section: content for section, content in whole.items() if section != missing}
         policy = WasmPolicy(bundle.code, data, memory_bytes=64 * 1024 * 1024)
         entrypoint = policy.entrypoints[DECISIONS["token"]]
-        (decision,) = policy.instance().evaluate(entrypoint, orjson.dumps(practice(scopes=scopes)), deadline=5)
+        (decision,) = policy.instance().evaluate(entrypoint, orjson.dumps(practice(scopes=scopes)), fuel=FUEL)
         assert isinstance(decision, dict)
         if missing in (None, "requests") and name != "template":
             assert decision["allow"] is True, (missing, decision)

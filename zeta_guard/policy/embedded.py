@@ -29,6 +29,9 @@ from zeta_guard.telemetry.logging import log_event
 _logger = logging.getLogger("zeta_guard.policy")
 
 _MAX_WAITING: Final = 512
+_LEAST_WAIT: Final = 2.0
+_QUEUE_FACTOR: Final = 10
+"""A question waits for others before it: at most ten deadlines, at least two seconds."""
 _Answer = TypeVar("_Answer")
 
 
@@ -67,6 +70,7 @@ class EmbeddedEngine:
         self._confirmed_at = 0.0
         self._trouble = ""
         self._waiting = 0
+        self._longest_wait = max(_LEAST_WAIT, _QUEUE_FACTOR * config.deadline_ms / 1000)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy-{name}")
         self._poller: asyncio.Task[None] | None = None
         self._wants_inline = False
@@ -219,12 +223,15 @@ class EmbeddedEngine:
             raise unavailable("the policy gave no valid answer", stage="policy") from error
 
     async def _in_thread(self, work: Callable[[], _Answer]) -> _Answer:
-        """In the policy thread, one after the other. The evaluation itself ends at its deadline, so the wait is bounded."""
+        """In the policy thread, one after the other. The evaluation itself ends with its fuel; the wait is bounded too."""
         if self._waiting >= _MAX_WAITING:
             raise unavailable("too many policy questions are waiting", retry_after=1, stage="policy")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            async with asyncio.timeout(self._longest_wait):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TimeoutError:
+            raise unavailable("the policy did not answer in time", retry_after=1, stage="policy") from None
         finally:
             self._waiting -= 1
 

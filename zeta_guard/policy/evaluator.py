@@ -21,13 +21,21 @@ INLINE_SECONDS: Final = 0.000_5
 """A request policy whose 99th percentile at activation is below this runs inline, without a thread change."""
 
 _MAX_GROWTH: Final = 32 * 1024 * 1024
+_LEAST_PACE: Final = 1e9
+_MOST_PACE: Final = 2e10
+"""Fuel per second of a slow and of an impossibly fast machine."""
+_PACE_COUNT: Final = 10
 _PROBE_COUNT: Final = 200
 _PROBE_ROUNDS: Final = 3
 """The best round counts: the others measured what else the machine was doing."""
 
 
 class Evaluator:
-    """Decides with one bundle. Two instances at most: one of the policy thread, one of the event loop (request question)."""
+    """Decides with one bundle. Two instances at most: one of the policy thread, one of the event loop (request question).
+
+    ``deadline`` is in seconds of computing: it becomes the fuel that this machine burns in that time, as measured when the
+    bundle is warmed up.
+    """
 
     def __init__(self, policy: ActivePolicy, decisions: Mapping[Question, str], *, deadline: float) -> None:
         self.policy: Final = policy
@@ -37,6 +45,7 @@ class Evaluator:
             if name in policy.policy.entrypoints
         }
         self._deadline = deadline
+        self._fuel = int(deadline * _LEAST_PACE)
         self._threaded: WasmInstance | None = None
         self._inline: WasmInstance | None = None
         self._may_cache = not reads_time(policy.bundle, decisions.get("request", ""))
@@ -48,9 +57,23 @@ class Evaluator:
         return question in self._decisions
 
     def warm_up(self) -> None:
-        """Load the data and answer the first question, so that no client waits for it. Policy thread only."""
+        """Load the data, answer the first questions so that no client waits for it, and measure. Policy thread only."""
         for question in self._decisions:
-            self._ask_threaded(question, orjson.dumps(PROBES[question]))
+            document = orjson.dumps(PROBES[question])
+            self._ask_threaded(question, document)
+            self._fuel = max(self._fuel, int(self._deadline * self._pace(question, document)))
+
+    def _pace(self, question: Question, document: bytes) -> float:
+        """Fuel per second. The fastest of some runs: the others measured what else the machine was doing."""
+        instance = self._threaded
+        if instance is None:
+            return _LEAST_PACE
+        fastest = _LEAST_PACE
+        for _ in range(_PACE_COUNT):
+            start = time.perf_counter()
+            instance.evaluate(self._entrypoint(question), document, fuel=self._fuel)
+            fastest = max(fastest, (self._fuel - instance.fuel_left) / (time.perf_counter() - start))
+        return min(fastest, _MOST_PACE)
 
     def prepare_inline(self) -> None:
         """Measure the request question; keep an instance for the event loop if it is fast. Policy thread only."""
@@ -70,7 +93,7 @@ class Evaluator:
         times = []
         for _ in range(_PROBE_COUNT):
             start = time.perf_counter()
-            instance.evaluate(entrypoint, probe, deadline=self._deadline)
+            instance.evaluate(entrypoint, probe, fuel=self._fuel)
             times.append(time.perf_counter() - start)
         return sorted(times)[_PROBE_COUNT * 99 // 100 - 1]
 
@@ -91,7 +114,7 @@ class Evaluator:
         if instance is None:
             raise EvaluationError("the inline instance was discarded")
         self._inline = None
-        found = instance.evaluate(self._entrypoint(question), document, deadline=self._deadline)
+        found = instance.evaluate(self._entrypoint(question), document, fuel=self._fuel)
         if instance.grown_bytes <= _MAX_GROWTH:
             self._inline = instance
         return self._decision(found, start)
@@ -101,7 +124,7 @@ class Evaluator:
         instance = self._threaded or self.policy.policy.instance()
         # Forgotten while it runs: whatever goes wrong, a broken instance is never asked again.
         self._threaded = None
-        found = instance.evaluate(entrypoint, document, deadline=self._deadline)
+        found = instance.evaluate(entrypoint, document, fuel=self._fuel)
         if instance.grown_bytes <= _MAX_GROWTH:
             self._threaded = instance
         return found

@@ -10,8 +10,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import threading
-import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     import wasmtime
 
 _PAGE: Final = 65_536
-_TICK_SECONDS: Final = 0.025
-_IDLE_TICKS: Final = 80
+_LOADING_FUEL: Final = 200_000_000_000
+"""Some 30 seconds; 100 000 networks take half a percent of it."""
 _MAX_RESULT: Final = 4 * 1024 * 1024
 _EXPORTS: Final = {
     "opa_eval": 7,
@@ -57,57 +55,19 @@ class EvaluationError(SandboxError):
     """One evaluation failed: trap, deadline, memory or a malformed result. The instance must be discarded."""
 
 
-class _Sandbox:
-    """The one wasmtime engine of the process and the clock that interrupts what runs too long in it.
+@lru_cache(maxsize=1)
+def _engine() -> wasmtime.Engine:
+    """The one engine of the process. Evaluations are bounded by fuel: no clock thread has to wake up to stop one."""
+    import wasmtime
 
-    The clock thread ticks while evaluations happen and parks itself after two idle seconds, so that an idle guard sleeps.
-    """
-
-    def __init__(self) -> None:
-        import wasmtime
-
-        config = wasmtime.Config()
-        config.epoch_interruption = True
-        # OPA's runtime in the module was optimised when it was made: optimising again costs start-up time and gains nothing.
-        config.cranelift_opt_level = "none"
-        self.engine = wasmtime.Engine(config)
-        self._awake = threading.Event()
-        self._used = False
-        threading.Thread(target=self._run, name="policy-clock", daemon=True).start()
-
-    def wake(self) -> None:
-        """Called before each evaluation."""
-        self._used = True
-        if not self._awake.is_set():
-            self._awake.set()
-
-    def _run(self) -> None:
-        idle = 0
-        while True:
-            self._awake.wait()
-            time.sleep(_TICK_SECONDS)
-            self.engine.increment_epoch()
-            if self._used:
-                self._used, idle = False, 0
-            elif (idle := idle + 1) > _IDLE_TICKS:
-                self._awake.clear()
-                idle = 0
-                if self._used:
-                    self._awake.set()
-
-
-_sandbox: _Sandbox | None = None
-_sandbox_lock = threading.Lock()
-
-
-def _the_sandbox() -> _Sandbox:
-    global _sandbox  # noqa: PLW0603
-    with _sandbox_lock:
-        if _sandbox is None:
-            _sandbox = _Sandbox()
-            # While the interpreter is taken down wasmtime can no longer release compiled code.
-            atexit.register(_compiled.cache_clear)
-        return _sandbox
+    config = wasmtime.Config()
+    config.consume_fuel = True
+    # OPA's runtime in the module was optimised when it was made: optimising again costs start-up time and gains nothing.
+    config.cranelift_opt_level = "none"
+    # While the interpreter is taken down wasmtime can no longer release what it made. Last registered, first cleared.
+    atexit.register(_engine.cache_clear)
+    atexit.register(_compiled.cache_clear)
+    return wasmtime.Engine(config)
 
 
 @lru_cache(maxsize=5)
@@ -115,7 +75,7 @@ def _compiled(code: bytes) -> wasmtime.Module:
     """Some 100 ms; a reload, a shadow with other data and a second question use the same code again."""
     import wasmtime
 
-    return wasmtime.Module(_the_sandbox().engine, code)
+    return wasmtime.Module(_engine(), code)
 
 
 def compile_ahead(code: bytes) -> None:
@@ -136,7 +96,6 @@ class WasmPolicy:
     def __init__(self, code: bytes, data: Mapping[str, JsonValue], *, memory_bytes: int) -> None:
         import wasmtime
 
-        self._sandbox = _the_sandbox()
         self.memory_bytes: Final = memory_bytes
         try:
             self._module = _compiled(code)
@@ -144,7 +103,7 @@ class WasmPolicy:
             raise SandboxError("policy.wasm is not valid WebAssembly") from error
         self._check_imports()
         # Loaded without data first: an unknown built-in is reported before large data are parsed in vain.
-        bare = WasmInstance(self._sandbox, self._module, b"{}", memory_bytes)
+        bare = WasmInstance(self._module, b"{}", memory_bytes)
         if bare.builtins:
             raise MissingBuiltinError(tuple(sorted(bare.builtins)))
         self.entrypoints: Final[Mapping[str, int]] = bare.entrypoints
@@ -162,20 +121,19 @@ class WasmPolicy:
 
     def instance(self) -> WasmInstance:
         """A fresh instance with the data loaded; belongs to one thread at a time."""
-        return WasmInstance(self._sandbox, self._module, self._data, self.memory_bytes)
+        return WasmInstance(self._module, self._data, self.memory_bytes)
 
 
 class WasmInstance:
     """One policy in memory. Not thread safe. Discard it after an :class:`EvaluationError`."""
 
-    def __init__(self, sandbox: _Sandbox, module: wasmtime.Module, data: bytes, memory_bytes: int) -> None:
+    def __init__(self, module: wasmtime.Module, data: bytes, memory_bytes: int) -> None:
         import wasmtime
 
-        self._sandbox = sandbox
         self._failure: tuple[type[Exception], ...] = (wasmtime.WasmtimeError, wasmtime.Trap)
-        self._store = store = wasmtime.Store(sandbox.engine)
+        self._store = store = wasmtime.Store(_engine())
         store.set_limits(memory_size=memory_bytes, instances=2, memories=1, tables=4)
-        self._set_deadline(60.0)
+        store.set_fuel(_LOADING_FUEL)
         try:
             self._memory, imports = self._provide(module, memory_bytes)
             exports = wasmtime.Instance(store, module, imports).exports(store)
@@ -216,9 +174,6 @@ class WasmInstance:
             raise SandboxError("policy.wasm imports no memory")
         return memory, imports
 
-    def _set_deadline(self, seconds: float) -> None:
-        self._store.set_epoch_deadline(int(seconds / _TICK_SECONDS) + 2)
-
     def _write(self, raw: bytes, address: int) -> None:
         missing = address + len(raw) - self._memory.data_len(self._store)
         if missing > 0:
@@ -250,31 +205,34 @@ class WasmInstance:
     def _load(self, data: bytes) -> int:
         address = self._call["opa_malloc"](len(data))
         self._write(data, address)
-        self._sandbox.wake()
         value = self._call["opa_json_parse"](address, len(data))
         if value == 0:
             raise SandboxError("the data of the bundle cannot be parsed")
         return value
 
-    def evaluate(self, entrypoint: int, document: bytes, *, deadline: float) -> list[JsonValue]:
+    def evaluate(self, entrypoint: int, document: bytes, *, fuel: int) -> list[JsonValue]:
         """The result set of an entry point for an input document (JSON): ``[]`` when undefined.
 
-        ``deadline`` is in seconds and exact to some 50 ms. Raises :class:`EvaluationError`.
+        ``fuel`` bounds the evaluation, about one unit per instruction. Raises :class:`EvaluationError`.
         """
         try:
-            self._set_deadline(deadline)
-            self._sandbox.wake()
+            self._store.set_fuel(fuel)
             self._write(document, self._heap)
             start = self._heap + len(document) + 15 & ~15
             address = self._call["opa_eval"](0, entrypoint, self._data_address, self._heap, len(document), start, 0)
             result = orjson.loads(self._text(address))
         except self._failure as error:
-            raise EvaluationError("the evaluation was stopped: deadline, memory limit or an error inside") from error
+            raise EvaluationError("the evaluation was stopped: time, memory limit or an error inside") from error
         except orjson.JSONDecodeError as error:
             raise EvaluationError("the policy's result is not JSON") from error
         if not isinstance(result, list):
             raise EvaluationError("the policy's result is no result set")
         return [member.get("result") if isinstance(member, dict) else member for member in result]
+
+    @property
+    def fuel_left(self) -> int:
+        """What the last evaluation did not use."""
+        return self._store.get_fuel()
 
     @property
     def grown_bytes(self) -> int:
