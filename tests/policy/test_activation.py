@@ -144,6 +144,16 @@ async def test_a_downgrade_is_refused_and_the_last_good_bundle_stays(
     assert registry.get_sample_value("zeta_guard_policy_bundle_activations_total", labels) == 1
 
 
+async def test_a_reload_does_not_forget_the_highest_order(run_policy: Any3, release: Release, variant: Any3) -> None:
+    release.publish(variant(order=5))
+    async with run_policy({"token": release.section}):
+        pass
+    release.publish(variant(order=4))
+    with pytest.raises(ConfigurationError, match="downgrade"):
+        async with run_policy({"token": release.section}):
+            pass
+
+
 async def test_a_bundle_that_comes_again_is_no_downgrade(
     run_policy: Any3, release: Release, variant: Any3, tmp_path: Path
 ) -> None:
@@ -154,11 +164,12 @@ async def test_a_bundle_that_comes_again_is_no_downgrade(
             assert service.token.revision == "variant"
 
 
-async def test_the_highest_order_survives_a_restart(run_policy: Any3, release: Release, variant: Any3, tmp_path: Path) -> None:  # fmt: skip
+async def test_the_highest_order_survives_a_restart(run_policy: Any3, release: Release, variant: Any3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     section = {**release.section, "state_file": str(tmp_path / "kept.json")}
     release.publish(variant(revision="five", order=5))
     async with run_policy({"token": section}):
         pass
+    monkeypatch.setattr("zeta_guard.policy.activation._highest", {})
     release.publish(variant(revision="four", order=4))
     async with run_policy({"token": section}) as service:
         assert service.token.revision == "five"

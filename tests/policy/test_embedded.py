@@ -178,6 +178,26 @@ async def test_a_slow_request_policy_does_not_run_on_the_event_loop(
             assert engine._active.inline is inline
 
 
+async def test_a_question_that_is_too_much_for_the_event_loop_is_answered_in_the_thread(
+    run_policy: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_SECONDS", 10.0)
+    async with run_policy(DEMO) as service:
+        await service.request.decide("request", PROBES["request"], now=0)
+        engine = service._token
+        assert isinstance(engine, EmbeddedEngine)
+        assert engine._active is not None
+        first = engine._active._inline
+        monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 0.0)
+        assert (await service.request.decide("request", PROBES["request"], now=0)).allow
+        second = engine._active._inline
+        assert second is not None
+        assert second is not first
+        monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 10.0)
+        assert (await service.request.decide("request", PROBES["request"], now=0)).allow
+        assert engine._active._inline is second
+
+
 async def test_a_policy_that_nobody_analysed_may_not_be_remembered(
     run_policy: Any3, variant: Any3, pack: Any3, tmp_path: Path
 ) -> None:

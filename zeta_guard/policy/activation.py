@@ -17,6 +17,10 @@ from zeta_guard.policy.wasm import MissingBuiltinError, SandboxError, WasmPolicy
 BUILD_COMMAND: Final = "zeta-guard policy build SRC -o OUT.tar.gz --sign KEY.pem --key-id ID"
 
 
+_highest: dict[str, tuple[int, str]] = {}
+"""Source → order and digest. A reload must not open the door to an older bundle."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActivePolicy:
     """A bundle that passed every check, compiled."""
@@ -36,8 +40,17 @@ class Gatekeeper:
         self._config = config
         self._keys = keys
         self._packaged = packaged
-        self.highest: tuple[int, str] | None = None
-        """Order and digest of the highest bundle so far."""
+
+    @property
+    def highest(self) -> tuple[int, str] | None:
+        """Order and digest of the highest bundle that this process has accepted from the source, over all reloads."""
+        return _highest.get(self._config.bundle)
+
+    def remember(self, highest: tuple[int, str] | None) -> None:
+        """Take over what an earlier process has accepted, if it is higher."""
+        known = self.highest
+        if highest is not None and (known is None or highest[0] > known[0]):
+            _highest[self._config.bundle] = highest
 
     def admit(self, bundle: Bundle, required: Callable[[WasmPolicy], None]) -> ActivePolicy:
         """Check and compile (some 200 ms: call it off the event loop). Raises BundleError; nothing has changed then."""
@@ -62,7 +75,7 @@ class Gatekeeper:
         except SandboxError as error:
             raise BundleError(str(error), f"Build it again: {BUILD_COMMAND}") from error
         if order is not None:
-            self.highest = (order, bundle.digest)
+            self.remember((order, bundle.digest))
         return ActivePolicy(bundle, policy, bundle.manifest.revision or bundle.digest[:12], signed_by)
 
     def _check_origin(self, bundle: Bundle) -> tuple[str, ...]:

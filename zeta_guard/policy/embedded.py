@@ -23,7 +23,7 @@ from zeta_guard.policy.kept_bundle import KeptBundle
 from zeta_guard.policy.metrics import PolicyMetrics
 from zeta_guard.policy.signature import load_verification_keys
 from zeta_guard.policy.source import PackagedSource, open_source
-from zeta_guard.policy.wasm import SandboxError, WasmPolicy, compile_ahead
+from zeta_guard.policy.wasm import EvaluationError, SandboxError, WasmPolicy, compile_ahead
 from zeta_guard.telemetry.logging import log_event
 
 _logger = logging.getLogger("zeta_guard.policy")
@@ -97,7 +97,7 @@ class EmbeddedEngine:
         """Load the bundle; falls back to the last good one of ``state_file``. Raises ConfigurationError."""
         kept = self._kept.load() if self._kept else None
         if kept is not None:
-            self._gatekeeper.highest = kept.highest
+            self._gatekeeper.remember(kept.highest)
         try:
             await self.look()
         except BundleError as error:
@@ -214,7 +214,10 @@ class EmbeddedEngine:
                     self._wants_inline = True
                     await self._in_thread(active.prepare_inline)
                 if active.inline:
-                    return active.decide_inline(question, raw)
+                    try:
+                        return active.decide_inline(question, raw)
+                    except EvaluationError:
+                        return await self._in_thread(lambda: active.decide_slowly(question, raw))
             return await self._in_thread(lambda: active.decide(question, raw))
         except (SandboxError, MalformedAnswerError, BundleError) as error:
             log_event(

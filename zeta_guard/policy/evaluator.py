@@ -20,6 +20,9 @@ from zeta_guard.policy.wasm import EvaluationError, WasmInstance
 INLINE_SECONDS: Final = 0.000_5
 """A request policy whose 99th percentile at activation is below this runs inline, without a thread change."""
 
+INLINE_LIMIT: Final = 0.002
+"""Longest evaluation on the event loop in seconds; what needs longer is asked again in the policy thread."""
+
 _MAX_GROWTH: Final = 32 * 1024 * 1024
 _LEAST_PACE: Final = 1e9
 _MOST_PACE: Final = 2e10
@@ -108,16 +111,24 @@ class Evaluator:
         return self._decision(self._ask_threaded(question, document), start)
 
     def decide_inline(self, question: Question, document: bytes) -> Decision:
-        """Event loop only. After a trap or deadline the question moves to the policy thread for good."""
+        """Event loop only; at most some 2 ms. Raises EvaluationError when that does not suffice: then :meth:`decide_slowly`."""
         start = time.perf_counter()
         instance = self._inline
         if instance is None:
-            raise EvaluationError("the inline instance was discarded")
+            raise EvaluationError("no inline instance is at hand")
         self._inline = None
-        found = instance.evaluate(self._entrypoint(question), document, fuel=self._fuel)
+        fuel = min(self._fuel, int(self._fuel * INLINE_LIMIT / self._deadline))
+        found = instance.evaluate(self._entrypoint(question), document, fuel=fuel)
         if instance.grown_bytes <= _MAX_GROWTH:
             self._inline = instance
         return self._decision(found, start)
+
+    def decide_slowly(self, question: Question, document: bytes) -> Decision:
+        """Policy thread only: what was too much for the event loop. The next question finds a fresh inline instance."""
+        decision = self.decide(question, document)
+        if self._inline is None:
+            self._inline = self.policy.policy.instance()
+        return decision
 
     def _ask_threaded(self, question: Question, document: bytes) -> list[JsonValue]:
         entrypoint = self._entrypoint(question)
