@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,11 @@ def sdk_client() -> str:
 def run_client(sdk_client: str, demo: ServedDemo) -> Callable[..., Run]:
     """Run the client once against the served demo, as the identity ``who``."""
 
-    def run(*options: str, who: str = "good", popp: bool = True) -> Run:
+    def run(*options: str, who: str = "good", popp: bool = True, url: str | None = None) -> Run:
         target = demo.target
         identity = target["smcb"][who]
         command = [
-            *(sdk_client, "--url", target["public_url"], "--ca", target["ca_file"]),
+            *(sdk_client, "--url", url or target["public_url"], "--ca", target["ca_file"]),
             *("--p12", identity["p12"], "--alias", identity["alias"], "--password", identity["password"]),
             *("--scope", "all", "--json", "--header", 'If-None-Match: "0"'),
         ]
@@ -103,3 +107,67 @@ def run_client(sdk_client: str, demo: ServedDemo) -> Callable[..., Run]:
         return Run(done.returncode, steps, done.stdout + done.stderr)
 
     return run
+
+
+class OwnGuard:
+    """A guard process of its own beside the demo's simulators, which can be restarted."""
+
+    def __init__(self, demo: ServedDemo, name: str, changes: dict[str, Any]) -> None:
+        source = Path(demo.target["config_file"])
+        self.directory = source.parent
+        document = yaml.safe_load(source.read_text())
+        self.port, ops_port = free_port(), free_port()
+        self.public_url = f"https://127.0.0.1:{self.port}"
+        document["public_url"] = self.public_url
+        document["listen"]["port"] = self.port
+        document["ops"] = {"host": "127.0.0.1", "port": ops_port, "drain_seconds": 1}
+        document["authorization_server"]["lifetimes"] = {"access_token": 20, "access_token_cap": 20}
+        document.update(changes)
+        self._file = self.directory / f"{name}.yaml"
+        self._file.write_text(yaml.safe_dump(document))
+        self._ready = f"http://127.0.0.1:{ops_port}/readyz"
+        self._log = demo.directory / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "zeta_guard", "serve", "--config", str(self._file)], stdout=sink, stderr=sink
+            )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), opener.open(self._ready, timeout=1):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the guard did not start:\n{self._log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(20)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def own_guard(demo: ServedDemo) -> Iterator[Callable[..., OwnGuard]]:
+    """Start a guard of one's own; ``changes`` replace top sections of the demo's configuration."""
+    running: list[OwnGuard] = []
+
+    def start(name: str, **changes: Any) -> OwnGuard:
+        guard = OwnGuard(demo, name, changes)
+        running.append(guard)
+        guard.start()
+        return guard
+
+    yield start
+    for guard in running:
+        guard.stop()
