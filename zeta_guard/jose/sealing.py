@@ -21,12 +21,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from zeta_guard.errors import ConfigurationError, GuardError
 from zeta_guard.jose.encoding import b64url_encode
+from zeta_guard.jose.recent import Recent
 
 SECRET_BYTES: Final = 32
 _VERSION: Final = b"\x01"
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 _LARGEST_FILE: Final = 1024
+_RECENT_NAMES: Final = 2048
 _REMEDY: Final = "Make one with: openssl rand -hex 32"
 
 
@@ -139,10 +141,11 @@ class Sealer:
 class Pseudonymizer:
     """Names institutions in the store and in logs without showing their Telematik-ID."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "_recent")
 
     def __init__(self, secrets: Secrets) -> None:
         self._keys: Final = secrets.derive("pseudonym")
+        self._recent: Final[Recent[str, tuple[str, ...]]] = Recent(_RECENT_NAMES)
 
     def pseudonym(self, telematik_id: str) -> str:
         """Keyed hash (HMAC-SHA256, base64url, 43 characters) under the current secret."""
@@ -150,7 +153,11 @@ class Pseudonymizer:
 
     def pseudonyms(self, telematik_id: str) -> tuple[str, ...]:
         """The names under all secrets, current first: records written before a rotation carry the second one."""
-        return tuple(_keyed_hash(key, telematik_id) for key in self._keys)
+        known = self._recent.get(telematik_id)
+        if known is None:
+            known = tuple(_keyed_hash(key, telematik_id) for key in self._keys)
+            self._recent.put(telematik_id, known)
+        return known
 
 
 def _keyed_hash(key: bytes, telematik_id: str) -> str:

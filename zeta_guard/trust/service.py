@@ -126,11 +126,12 @@ class TrustService:
         Raises ZetaError ``invalid_grant``; 503 ``temporarily_unavailable`` while the trust list is outdated.
         """
         anchors = self._usable(now)
-        self._refuse_demo_leaf(certificate)
-        try:
-            check_policy(certificate.certificate, self._config.certificate_policies)
-        except ChainError as error:
-            raise ZetaError("invalid_grant", str(error), stage="certificate_policy") from error
+        if certificate.fingerprint not in self._chained:
+            self._refuse_demo_leaf(certificate)
+            try:
+                check_policy(certificate.certificate, self._config.certificate_policies)
+            except ChainError as error:
+                raise ZetaError("invalid_grant", str(error), stage="certificate_policy") from error
         try:
             issuer = check_validity(certificate.certificate, self._issuers(certificate, anchors), now)
         except ChainError as error:
@@ -146,7 +147,11 @@ class TrustService:
         leaf = chained.certificate
         if self._config.ocsp.mode == "ignore":
             return SmcbIdentity(leaf, chained.issuer, 0.0)
-        issuer = _service_of(chained.issuer, anchors)
+        known = self._chained.get(leaf.fingerprint, ())
+        issuer = next((ca for ca in known if ca.certificate is chained.issuer), None)
+        if issuer is None:
+            # The anchors changed between the two steps, or the leaf was forgotten.
+            issuer = _service_of(chained.issuer, anchors)
         if issuer is None:
             raise ZetaError(
                 "invalid_grant", "the certificate's issuer is not a trust anchor", stage="certificate_chain"
@@ -184,7 +189,10 @@ class TrustService:
         return anchors
 
     def _issuers(self, certificate: SmcbCertificate, anchors: TrustAnchors) -> tuple[CaService, ...]:
-        """Name, key identifier and signature never change for a leaf and a set of anchors; times and status do."""
+        """Name, key identifier and signature never change for a leaf and a set of anchors; times and status do.
+
+        A leaf that is known here has passed the checks of marker and policy too, which depend on it and the configuration alone.
+        """
         known = self._chained.get(certificate.fingerprint)
         if known is not None:
             self._chained.move_to_end(certificate.fingerprint)
