@@ -56,7 +56,13 @@ class Generation:
         self._store = store
         self._outbound = Outbound(config.outbound)
         self._events = SecurityEvents(self.registry)
-        self.policy = PolicyService(config.policy, outbound=self._outbound, clock=clock, registry=self.registry)
+        self.policy = PolicyService(
+            config.policy,
+            outbound=self._outbound,
+            clock=clock,
+            registry=self.registry,
+            pseudonym=Pseudonymizer(secrets).pseudonym,
+        )
         self.trust: TrustService | None = None
         self.signing_keys: SigningKeys | None = None
         self.authorization_server: AuthorizationServer | None = None

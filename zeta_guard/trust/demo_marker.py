@@ -10,8 +10,8 @@ from typing import Final
 
 from cryptography import x509
 
-DEMO_MARKER_OID: Final = x509.ObjectIdentifier("2.25.140478855129619007574256236261238091177")
-"""A UUID-based object identifier (ITU-T X.667), so that it collides with nobody's."""
+DEMO_MARKER_OID: Final = x509.ObjectIdentifier("2.999.7.84.1")
+"""Below the arc that ITU-T X.660 keeps for examples: no real certificate bears it, and every parser can read its small numbers."""
 
 DEMO_MARKER_VALUE: Final = b"\x0c\x10NOT FOR REAL USE"
 """DER UTF8String; the presence of the extension counts, not its text."""
