@@ -119,7 +119,7 @@ async def forward(
             connection.write(head + body.whole if body.whole else head)
             sent_at = connection.expect_within(backend.response_seconds)
             response = await connection.head()
-            backend.metrics.upstream_seconds.observe(loop.time() - sent_at)
+            backend.metrics.observe_upstream(loop.time() - sent_at)
             break
         except UpstreamError as error:
             connection.finish()
@@ -156,7 +156,7 @@ async def _forward_streamed(
     try:
         sent_at = loop.time()
         response = await connection.head()
-        backend.metrics.upstream_seconds.observe(loop.time() - sent_at)
+        backend.metrics.observe_upstream(loop.time() - sent_at)
         # An answer before the end of the upload (413 …) is delivered while the rest goes on; after it nobody wants the rest.
         return await deliver(
             request, facts, backend, connection, response, rate, keep_alive and upload.done(), upload=upload
@@ -258,9 +258,10 @@ async def deliver(
     client = ClientWriter(request, keep_alive=keep_alive)
     if connection.complete and (upload is None or upload.done()):
         body = connection.take()
+        # The connection is free for others before this client has its answer.
         connection.finish()
-        head = client.head(response.status, response.reason, outgoing, _framing(response, len(body)), rate)
-        client.write(head + body)
+        framing = b"Content-Length: %d\r\n" % len(body) if response.has_body else _framing(response, None)
+        client.write(client.head(response.status, response.reason, outgoing, framing, rate) + body)
         return client.done(response.status)
     chunked = response.has_body and response.length is None and client.can_chunk
     if response.has_body and response.length is None and not client.can_chunk:

@@ -86,11 +86,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_chunks",
         "_drain_waiter",
         "_error",
-        "_head_bytes",
+        "_fed",
         "_head_only",
         "_head_waiter",
-        "_header_bytes",
-        "_header_lines",
         "_headers",
         "_interim",
         "_interims",
@@ -99,6 +97,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_parser",
         "_reason",
         "_size",
+        "_trailers",
         "_until_close",
         "_waiter",
         "_watch",
@@ -151,9 +150,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = False
         self._keep_alive = False
         self._until_close = False
-        self._head_bytes = 0
-        self._header_bytes = 0
-        self._header_lines = 0
+        self._fed = 0
+        self._trailers = 0
         self._interims = 0
         self.response: ResponseHead | None = None
         self.complete = False
@@ -166,11 +164,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def open(self) -> bool:
         """Whether the connection can be written to."""
         return self.transport is not None and not self.transport.is_closing()
-
-    @property
-    def reusable(self) -> bool:
-        """Whether another exchange may follow: the answer is complete, nothing came after it, and both sides keep alive."""
-        return self.complete and self._keep_alive and not self.dirty and self.open
 
     def begin(self, *, head_only: bool) -> None:
         """Start an exchange; ``head_only`` for HEAD, whose answer has no body whatever it announces."""
@@ -251,19 +244,24 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def finish(self) -> None:
-        """End the exchange: back to the pool if the connection can serve another one, else close it."""
+        """End the exchange: back to the pool if the connection can serve another one, else close it.
+
+        It can when the answer is complete, nothing came behind it, and both sides keep the connection alive.
+        """
         if not self.busy:
             return
         self._watch.drop(self)
         self.busy = False
         pool = self.pool
-        if pool is not None and self.reusable:
+        transport = self.transport
+        if transport is None:
+            return
+        if not self.complete:
+            transport.abort()
+        elif pool is not None and self._keep_alive and not self.dirty and not transport.is_closing():
             pool.give_back(self)
-        elif self.transport is not None:
-            if self.complete:
-                self.transport.close()
-            else:
-                self.transport.abort()
+        else:
+            transport.close()
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand the transport over after an upgrade, with what the backend sent behind its 101."""
@@ -311,6 +309,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.upgraded_with += data
             return
         self.answered = True
+        if self.response is None:
+            self._fed += nbytes
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -321,8 +321,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 return
             self.dirty = True
         if self.response is None:
-            self._head_bytes += nbytes
-            if self._error is None and self._head_bytes > MAX_HEAD_BYTES:
+            if self._error is None and self._fed > MAX_HEAD_BYTES:
                 self._error = UpstreamError(Fault.GARBAGE, reached=True)
             if self._error is not None:
                 self.fail(self._error)
@@ -370,13 +369,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Behind the head these are trailers, which are dropped (RFC 9110 §6.5.1), but not without a limit.
-        self._header_bytes += len(name) + len(value) + 4
-        self._header_lines += 1
-        if self._header_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
-            raise HttpParserError("the header of the answer is too large")
         if self.response is None:
             self._headers.append((name, value))
+            return
+        # Behind the head these are trailers, which are dropped (RFC 9110 §6.5.1), but not without a limit.
+        self._trailers += 1
+        if self._trailers > MAX_HEADERS:
+            raise HttpParserError("too many trailers")
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -387,7 +386,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if 100 <= status < 200 and status != 101:
             self._interim = True
             return
-        outgoing = sort_response_headers(self._headers)
+        headers = self._headers
+        if len(headers) > MAX_HEADERS or (
+            self._fed > MAX_HEAD_BYTES and sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES
+        ):
+            raise HttpParserError("the header of the answer is too large")
+        outgoing = sort_response_headers(headers)
         version = parser.get_http_version()
         if not outgoing.framed or not (version == "1.1" or (version == "1.0" and not outgoing.chunked)):
             raise HttpParserError("ambiguous framing")
@@ -396,7 +400,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         delimited = outgoing.chunked or length is not None or not has_body
         self._keep_alive = delimited and status != 101 and parser.should_keep_alive()
         self._until_close = not delimited
-        self.response = ResponseHead(status, self._reason, self._headers, outgoing, length, has_body)
+        self.response = ResponseHead(status, self._reason, headers, outgoing, length, has_body)
         if not has_body:
             # The parser may wait for a body that the framing announces and that never comes: it is done with this connection.
             self.complete = True
