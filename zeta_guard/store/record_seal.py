@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import orjson
@@ -20,6 +20,7 @@ SCHEMA: Final = 1
 """Version written. A release that writes N reads N and N-1."""
 
 _MAC_BYTES: Final = 32
+_SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session))
 
 
 class RecordSeal:
@@ -62,10 +63,16 @@ def read_client(content: dict[str, Any], last_used_at: int) -> Client:
 
 def session_content(record: SessionRecord) -> dict[str, Any]:
     """A session as JSON."""
-    content = asdict(record)
-    content["session"]["sealed"] = base64.b64encode(record.session.sealed).decode()
-    content["sealed_answer"] = base64.b64encode(record.sealed_answer).decode()
-    return content
+    session = record.session
+    # Written out: asdict copies every value by recursion, at each refresh.
+    content: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_MEMBERS}
+    content["sealed"] = base64.b64encode(session.sealed).decode()
+    return {
+        "session": content,
+        "previous_jti": record.previous_jti,
+        "rotated_at": record.rotated_at,
+        "sealed_answer": base64.b64encode(record.sealed_answer).decode(),
+    }
 
 
 def read_session(content: dict[str, Any]) -> SessionRecord:

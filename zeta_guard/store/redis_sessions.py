@@ -113,11 +113,14 @@ class RedisSessions:
     async def _read(self, session_id: str, now: float) -> tuple[SessionRecord | None, bytes, str | None]:
         """Record, its sealed form, and the reason of a block on it."""
         subject = block_subject("session", session_id)
-        sealed, blocked = await self._link.call_all(
-            ("GET", self._key(session_id)), ("HGET", self._prefix + b"blocks", subject)
+        # All in one trip: a block is rare, so that the second place is looked at nearly always.
+        sealed, blocked, returned = await self._link.call_all(
+            ("GET", self._key(session_id)),
+            ("HGET", self._prefix + b"blocks", subject),
+            ("HGET", self._prefix + b"returned", subject),
         )
         if blocked is None:
-            blocked = await self._link.call("HGET", self._prefix + b"returned", subject)
+            blocked = returned
         block = read_block(subject.encode(), blocked) if isinstance(blocked, bytes) else None
         ended = block.reason if block is not None and block.until > now else None
         record, raw = self._open(session_id, sealed, now)

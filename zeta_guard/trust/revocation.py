@@ -15,6 +15,8 @@ import time
 from collections import OrderedDict
 from typing import Final, Protocol
 
+from prometheus_client import Counter
+
 from zeta_guard.config.trust import Ocsp
 from zeta_guard.errors import GuardError
 from zeta_guard.http.outbound import Outbound, OutboundError
@@ -74,6 +76,8 @@ class RevocationCheck:
         self._flights: dict[bytes, asyncio.Task[Outcome]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._verified: OrderedDict[tuple[bytes, bytes], Answered] = OrderedDict()
+        # Finding the labelled counter costs more than counting; there are a few dozen words at most.
+        self._outcomes: dict[tuple[str, str, str], Counter] = {}
 
     def forget(self) -> None:
         """Verify cached answers anew: the trust anchors changed."""
@@ -235,7 +239,10 @@ class RevocationCheck:
     def _noted(self, outcome: Outcome, source: str, leaf: SmcbCertificate, issuer: CaService) -> Outcome:
         reason = outcome.reason if isinstance(outcome, Refused | Unavailable) else ""
         word = _word(outcome)
-        self._metrics.outcomes.labels(word, source, reason).inc()
+        counter = self._outcomes.get((word, source, reason))
+        if counter is None:
+            counter = self._outcomes[(word, source, reason)] = self._metrics.outcomes.labels(word, source, reason)
+        counter.inc()
         quiet = source == "cache" and isinstance(outcome, Good)
         log_event(
             _LOGGER,
