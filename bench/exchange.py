@@ -142,12 +142,12 @@ def run(quick: bool) -> Report:
         (directory / "nonces").mkdir()
         second, second_url = redis_process(directory / "nonces")
         stack.callback(second.stop)
-        cost = measure_nonces(second, second_url, many=100_000 if quick else 1_000_000)
+        cost = measure_nonces(second, second_url, many=50_000 if quick else 1_000_000)
     return _report(variants, bare, cost)
 
 
 async def _measure(directory: Path, redis_url: str, quick: bool) -> tuple[dict[str, Variant], Bare]:
-    rounds, count, clients = (2, 192, 24) if quick else (5, 512, 64)
+    rounds, count, clients = (2, 128, 16) if quick else (5, 512, 64)
     variants: dict[str, Variant] = {}
     async with AsyncExitStack() as stack:
         for name, store in (("memory", {"kind": "memory"}), ("redis", {"kind": "redis", "url": redis_url})):

@@ -306,6 +306,10 @@ def _report(
     report.remarks.append(
         f"{seconds:.0f} s: " + ", ".join(f"{count} × {what}" for what, count in tally.done.most_common())
     )
+    steps = samples[:: max(1, len(samples) // 10)]
+    report.remarks.append(
+        "resident MiB over time: " + ", ".join(f"{each.mebibytes:.0f} at {each.seconds:.0f} s" for each in steps)
+    )
     report.remarks += [f"WRONG {count} × {what}" for what, count in tally.wrong.most_common(20)]
     report.remarks.append(
         f"configuration: memory store, default but lifetimes {_LIFETIMES} (steady state early) and rate limits raised"
