@@ -96,6 +96,7 @@ def test_it_registers_again_by_itself_when_a_restart_lost_its_registration(
     # The harness calls a refresh that became a full login red; what counts is that the SDK got through by itself.
     assert run.ok("token"), run.output
     assert run.ok("get"), run.output
+    guard.stop()  # what waits to be logged is written
     statuses = [line for line in guard.log().splitlines() if '"status":' in line]
     lost = next(
         index for index, line in enumerate(statuses) if '"error":"invalid_client"' in line and '"status":401' in line

@@ -160,7 +160,7 @@ class Registrar:
 
     async def register(self, metadata: ClientMetadata, *, now: float) -> tuple[Client, bool]:
         """The client of this key, and whether it is new. Raises ZetaError 503 when too many registrations are pending."""
-        client_id = CLIENT_ID_PREFIX + secrets.token_urlsafe(16)
+        client_id = CLIENT_ID_PREFIX + secrets.token_hex(16)
         client = Client(
             client_id=client_id,
             key_thumbprint=metadata.thumbprint,

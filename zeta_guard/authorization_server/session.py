@@ -20,12 +20,12 @@ _VERSION: Final = 1
 
 def new_session_id() -> str:
     """128 random bits, 22 characters."""
-    return secrets.token_urlsafe(16)
+    return secrets.token_hex(16)
 
 
 def new_jti() -> str:
     """128 random bits, 22 characters."""
-    return secrets.token_urlsafe(16)
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True)
