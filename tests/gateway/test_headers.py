@@ -60,14 +60,14 @@ names = st.text(alphabet=_TOKEN_CHARACTERS, min_size=1, max_size=80)
 def test_names_that_only_the_guard_may_use_are_stripped(name: str) -> None:
     for trusted in (True, False):
         sorted_ = sort_request_headers([(name.encode(), b"x")], peer_trusted=trusted)
-        assert (sorted_.lines, sorted_.stripped) == ([], 1)
+        assert (sorted_.lines, sorted_.stripped) == (b"", 1)
 
 
 @pytest.mark.parametrize("name", PROXY_HEADERS)
 def test_forwarding_headers_pass_only_from_trusted_proxies(name: str) -> None:
     header = [(name.encode(), b"x")]
-    assert sort_request_headers(header, peer_trusted=False).lines == []
-    assert sort_request_headers(header, peer_trusted=True).lines == [name.encode() + b": x\r\n"]
+    assert sort_request_headers(header, peer_trusted=False).lines == b""
+    assert sort_request_headers(header, peer_trusted=True).lines == name.encode() + b": x\r\n"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_no_spelling_that_folds_to_zeta_passes(name: str) -> None:
 def test_lines_pass_byte_for_byte_or_not_at_all(headers: list[tuple[str, str]]) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers]
     lines = sort_request_headers(raw, peer_trusted=False).lines
-    assert set(lines) <= {name + b": " + value + b"\r\n" for name, value in raw}
+    assert set(lines.split(b"\r\n")) <= {name + b": " + value for name, value in raw} | {b""}
     assert set(sort_response_headers(raw).lines.split(b"\r\n")) <= {name + b": " + value for name, value in raw} | {b""}
 
 
@@ -114,7 +114,7 @@ def test_lines_pass_byte_for_byte_or_not_at_all(headers: list[tuple[str, str]]) 
     ],
 )
 def test_hop_by_hop_and_credentials_do_not_pass(name: str) -> None:
-    assert sort_request_headers([(name.upper().encode(), b"x")], peer_trusted=True).lines == []
+    assert sort_request_headers([(name.upper().encode(), b"x")], peer_trusted=True).lines == b""
 
 
 def test_what_connection_names_goes_in_both_directions() -> None:
@@ -125,8 +125,18 @@ def test_what_connection_names_goes_in_both_directions() -> None:
         (b"X-Other", b"2"),
         (b"X-Kept", b"3"),
     ]
-    assert sort_request_headers(headers, peer_trusted=False).lines == [b"X-Kept: 3\r\n"]
+    assert sort_request_headers(headers, peer_trusted=False).lines == b"X-Kept: 3\r\n"
     assert sort_response_headers(headers).lines == b"X-Kept: 3\r\n"
+
+
+def test_connection_cannot_hide_what_is_stripped_or_decides_the_framing() -> None:
+    headers = [(b"Connection", b"ZETA-X, Content-Length, Transfer-Encoding, zeta-cause"), (b"ZETA-X", b"1")]
+    assert sort_request_headers(headers, peer_trusted=True).stripped == 1
+    framing = [(b"Content-Length", b"1"), (b"Transfer-Encoding", b"chunked"), (b"zeta-cause", b"Proxy")]
+    outgoing = sort_response_headers(headers + framing)
+    assert not outgoing.framed
+    assert outgoing.blames_proxy
+    assert sort_response_headers([*headers, (b"Content-Length", b"7")]).length == 7
 
 
 def test_answers_lose_zeta_headers_after_the_cause_was_read() -> None:

@@ -28,7 +28,7 @@ _logger = logging.getLogger("zeta_guard.gateway")
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _CLOSE: Final = {"Connection": "close"}
-_ONE_WRITE: Final = 131_072
+_END: Final = b"\r\n"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +75,16 @@ def request_head(
 
     ``host`` None keeps the client's ``Host``.
     """
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b\r\n" % (
-        facts.method.encode("ascii"),
-        facts.target.encode("ascii"),
-        inbound.host if host is None else host,
-        b"".join(inbound.lines),
-        b"".join(said),
-        framing,
+    return b"".join(
+        (
+            f"{facts.method} {facts.target} HTTP/1.1\r\nHost: ".encode("ascii"),
+            inbound.host if host is None else host,
+            _END,
+            inbound.lines,
+            *said,
+            framing,
+            _END,
+        )
     )
 
 

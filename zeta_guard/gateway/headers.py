@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 import orjson
@@ -21,6 +20,7 @@ from zeta_guard.gateway.popp import PoppToken
 from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.http.header import RESERVED_PREFIX, fold
 from zeta_guard.http.refusal import API_VERSION, API_VERSION_HEADER
+from zeta_guard.jose.recent import Recent
 from zeta_guard.tokens.access_token import AccessToken
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -64,6 +64,22 @@ _HANDSHAKE: Final = Treatment.HANDSHAKE
 _LENGTH: Final = Treatment.LENGTH
 _TRANSFER: Final = Treatment.TRANSFER
 _MOST_DIGITS: Final = 18
+_COLON: Final = b": "
+_END: Final = b"\r\n"
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_NAMEABLE: Final = frozenset(
+    {
+        Treatment.KEEP,
+        Treatment.PROXY_ONLY,
+        Treatment.FORWARDED,
+        Treatment.TRACE,
+        Treatment.HANDSHAKE,
+        Treatment.RATE,
+        Treatment.DATE,
+    }
+)
+"""Lines that ``Connection`` can take away; it cannot hide what is stripped, counted or decides about the framing."""
+
 
 _REQUEST_NAMES: Final[Mapping[str, Treatment]] = {
     "host": Treatment.HOST,
@@ -161,9 +177,9 @@ def _treat_response(name: bytes) -> Treatment:
 
 
 class Inbound(NamedTuple):
-    """The header lines of a request, sorted. ``lines`` are complete and may be sent; the others the guard rewrites."""
+    """The header lines of a request, sorted. ``lines`` may be sent as they are; the others the guard rewrites."""
 
-    lines: list[bytes]
+    lines: bytes
     forwarded: list[bytes]
     trace: list[bytes]
     handshake: list[bytes]
@@ -174,10 +190,9 @@ class Inbound(NamedTuple):
 
 def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
     """Sort the lines of a request; what ``Connection`` names goes (RFC 9110 §7.6.1)."""
-    named: frozenset[bytes] = frozenset()
+    named: frozenset[bytes] = _NOTHING
     treatments = _request_names
-    lines: list[bytes] = []
-    kept: list[tuple[bytes, bytes]] = []
+    kept: list[bytes] = []
     forwarded: list[bytes] = []
     trace: list[bytes] = []
     handshake: list[bytes] = []
@@ -188,7 +203,7 @@ def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
         if treatment is None:
             treatment = request_treatment(name)
         if treatment is _KEEP:
-            kept.append((name, value))
+            kept += (name, _COLON, value, _END)
         elif treatment is _HOST:
             host = value
         elif treatment is _CONNECTION:
@@ -197,7 +212,7 @@ def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
             stripped += 1
         elif treatment is _PROXY_ONLY:
             if peer_trusted:
-                kept.append((name, value))
+                kept += (name, _COLON, value, _END)
             else:
                 stripped += 1
         elif treatment is _FORWARDED:
@@ -206,23 +221,28 @@ def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
             trace.append(b"%b: %b\r\n" % (name, value))
         elif treatment is _HANDSHAKE:
             handshake.append(b"%b: %b\r\n" % (name, value))
-    if not named <= _HARMLESS_OPTIONS:
-        kept = [line for line in kept if line[0].lower() not in named]
-        if b"forwarded" in named:
-            forwarded.clear()
-        if b"traceparent" in named or b"tracestate" in named:
-            trace.clear()
-    for name, value in kept:
-        lines.append(b"%b: %b\r\n" % (name, value))
-    return Inbound(lines, forwarded, trace, handshake, host, stripped)
+    if named:
+        return sort_request_headers(_without(headers, named, request_treatment), peer_trusted=peer_trusted)
+    return Inbound(b"".join(kept), forwarded, trace, handshake, host, stripped)
+
+
+def _without(
+    headers: RawHeaders, named: frozenset[bytes], treat: Callable[[bytes], Treatment]
+) -> list[tuple[bytes, bytes]]:
+    """The lines without ``Connection`` and those that it names; what is judged rather than passed on is always judged."""
+    return [
+        (name, value)
+        for name, value in headers
+        if (treatment := treat(name)) is not _CONNECTION and (treatment not in _NAMEABLE or name.lower() not in named)
+    ]
 
 
 def _options(value: bytes) -> frozenset[bytes]:
-    """The names that a ``Connection`` line lists, in lower case."""
-    lower = value.lower()
-    if lower == b"keep-alive" or lower == b"close":
-        return _HARMLESS_OPTIONS
-    return frozenset(option for part in lower.split(b",") if (option := part.strip(b" \t")))
+    """The names that a ``Connection`` line lists, in lower case, without those that are no header."""
+    if value == b"keep-alive" or value == b"close":
+        return _NOTHING
+    options = frozenset(option for part in value.lower().split(b",") if (option := part.strip(b" \t")))
+    return options - _HARMLESS_OPTIONS
 
 
 def zeta_value(content: Mapping[str, JsonValue]) -> bytes:
@@ -266,13 +286,18 @@ def popp_line(token: PoppToken) -> bytes:
 
 def forwarded_line(before: Sequence[bytes], facts: RequestFacts, host: bytes) -> bytes:
     """``Forwarded`` with one element of ours appended (RFC 7239 §4, A_28439)."""
-    own = _forwarded_element(facts.client_address, host, facts.scheme)
+    own = _known_elements.get((facts.client_address, host, facts.scheme))
+    if own is None:
+        own = _forwarded_element(facts.client_address, host, facts.scheme)
+        _known_elements.put((facts.client_address, host, facts.scheme), own)
     if not before:
-        return b"Forwarded: %b\r\n" % own
-    return b"Forwarded: %b, %b\r\n" % (b", ".join(before), own)
+        return own
+    return b"Forwarded: %b, %b" % (b", ".join(before), own.removeprefix(b"Forwarded: "))
 
 
-@lru_cache(maxsize=4096)
+_known_elements: Final[Recent[tuple[IPAddress | None, bytes, str], bytes]] = Recent(4096)
+
+
 def _forwarded_element(address: IPAddress | None, host: bytes, scheme: str) -> bytes:
     if address is None:
         node = "unknown"
@@ -281,7 +306,7 @@ def _forwarded_element(address: IPAddress | None, host: bytes, scheme: str) -> b
     name = host.decode("ascii", "replace")
     if not _TOKEN.fullmatch(name):
         name = '"' + "".join(character for character in name if character not in '"\\') + '"'
-    return f"by=_zetaguard;for={node};host={name};proto={scheme}".encode("ascii", "replace")
+    return f"Forwarded: by=_zetaguard;for={node};host={name};proto={scheme}\r\n".encode("ascii", "replace")
 
 
 class Outgoing(NamedTuple):
@@ -302,9 +327,9 @@ class Outgoing(NamedTuple):
 
 def sort_response_headers(headers: RawHeaders) -> Outgoing:
     """Sort the lines of an answer: hop-by-hop and ``zeta-*`` lines go, everything else passes byte for byte."""
-    named: frozenset[bytes] = frozenset()
+    named: frozenset[bytes] = _NOTHING
     treatments = _response_names
-    lines: list[bytes] = []
+    kept: list[bytes] = []
     dated = limited = blamed = chunked = False
     framed = True
     length: int | None = None
@@ -313,13 +338,13 @@ def sort_response_headers(headers: RawHeaders) -> Outgoing:
         if treatment is None:
             treatment = response_treatment(name)
         if treatment is _KEEP:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            kept += (name, _COLON, value, _END)
         elif treatment is _DATE:
             dated = True
-            lines.append(b"%b: %b\r\n" % (name, value))
+            kept += (name, _COLON, value, _END)
         elif treatment is _RATE:
             limited = True
-            lines.append(b"%b: %b\r\n" % (name, value))
+            kept += (name, _COLON, value, _END)
         elif treatment is _CONNECTION:
             named |= _options(value)
         elif treatment is _LENGTH:
@@ -333,11 +358,11 @@ def sort_response_headers(headers: RawHeaders) -> Outgoing:
             chunked = True
         elif treatment is _CAUSE and value.strip(b" \t").lower() == b"proxy":
             blamed = True
-    if not named <= _HARMLESS_OPTIONS:
-        lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+    if named:
+        return sort_response_headers(_without(headers, named, response_treatment))
     if chunked and length is not None:
         framed = False
-    return Outgoing(b"".join(lines), dated, limited, blamed, length, chunked, framed)
+    return Outgoing(b"".join(kept), dated, limited, blamed, length, chunked, framed)
 
 
 def header_values(headers: RawHeaders, name: bytes) -> list[bytes]:

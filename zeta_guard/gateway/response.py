@@ -19,6 +19,7 @@ from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _NONE: Final[CIMultiDict[str]] = CIMultiDict()
+_LAST_LINE: Final = API_VERSION_LINE + b"\r\n"
 _MOST_STATUS_LINES: Final = 512
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
 
@@ -48,7 +49,7 @@ class ClientWriter:
             raise ConnectionResetError("the client is gone")
         self._request: Final = request
         self._transport: Final[asyncio.Transport] = transport
-        self._version10: Final = request.version <= HttpVersion10
+        self._version10: Final = request.version == HttpVersion10
         self.keep_alive = keep_alive and request.keep_alive
         self.size = 0
 
@@ -70,7 +71,7 @@ class ClientWriter:
             framing += b"Connection: close\r\n"
         elif self._version10:
             framing += b"Connection: keep-alive\r\n"
-        return b"%b%b%b%b\r\n" % (line, outgoing.lines, framing, API_VERSION_LINE)
+        return b"".join((line, outgoing.lines, framing, _LAST_LINE))
 
     def write(self, piece: bytes) -> None:
         """Send."""

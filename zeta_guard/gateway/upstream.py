@@ -392,9 +392,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         ):
             raise HttpParserError("the header of the answer is too large")
         outgoing = sort_response_headers(headers)
-        version = parser.get_http_version()
-        if not outgoing.framed or not (version == "1.1" or (version == "1.0" and not outgoing.chunked)):
+        if not outgoing.framed:
             raise HttpParserError("ambiguous framing")
+        if self.exchanges == 1 or outgoing.chunked:
+            # A server keeps its version; where the framing depends on it, it is looked at each time.
+            version = parser.get_http_version()
+            if version != "1.1" and (version != "1.0" or outgoing.chunked):
+                raise HttpParserError("HTTP version")
         length = outgoing.length
         has_body = not (self._head_only or status in _NO_BODY or status == 101)
         delimited = outgoing.chunked or length is not None or not has_body
