@@ -8,7 +8,7 @@ from collections import Counter as Tally
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.refusal import API_VERSION, error_response
@@ -109,6 +109,8 @@ class Dispatcher:
                 )
                 self._metrics.refusals.labels(refusal.stage or "unnamed", refusal.code).inc()
                 if door == "http":
+                    # Whatever version a refused head claims, the answer is HTTP/1.1 and the last one.
+                    request._version = HttpVersion11
                     response.force_close()
             assert response is not None
             if not response.prepared:

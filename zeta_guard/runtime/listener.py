@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import HttpRequestParser, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, _ErrInfo
+from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, RequestPayloadError, _ErrInfo
 
 from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.gateway.response import WrittenResponse
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from zeta_guard.config.limits import Limits
 
 _logger = logging.getLogger("zeta_guard.runtime")
+
+# The words of aiohttp's parser: it has no type of its own for this, and a test plays it against the installed version.
+_TOO_MANY_LINES = "Too many headers received"
 
 SERVER_NAME = "zeta-guard"
 """``Server`` of the guard's own answers: no versions of anything."""
@@ -81,12 +84,29 @@ class GuardProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._blame_body()
         if self._waiter is not None and not self._waiter.done() and not self._messages:
             # Bytes came and no message is complete: a head is on its way.
             if self._header_timer is None and data:
                 self._header_timer = self._loop.call_later(self._guard.header_timeout, self._head_too_slow)
         elif self._header_timer is not None:
             self._disarm()
+
+    def _blame_body(self) -> None:
+        """A fault inside a body belongs to the request whose body it is.
+
+        aiohttp queues it as a message of its own, so that who reads that body would wait in vain for the rest.
+        """
+        if len(self._messages) > 1:
+            body = self._messages[-2][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        else:
+            return
+        if not body.is_eof():
+            self._messages.pop()
+            body.set_exception(RequestPayloadError("the body is not well-formed"))
 
     async def start(self) -> None:
         """Answer message after message in the connection's one task.
@@ -121,6 +141,9 @@ class GuardProtocol(RequestHandler):
                     handler = manager.request_handler
                 request = web.BaseRequest(message, payload, self, writer, task, self._loop)
                 keep_alive = await self._answer(request, handler)
+                if payload.exception() is not None:
+                    # Behind a broken body nothing can be told apart.
+                    break
                 if not payload.is_eof():
                     await self._swallow(payload)
                 payload.set_exception(_PAYLOAD_ACCESS_ERROR)
@@ -153,6 +176,8 @@ class GuardProtocol(RequestHandler):
                 response = self.handle_error(request, 504)
             finally:
                 self._current_request = None
+            if request.content.exception() is not None:
+                response.force_close()
             if type(response) is WrittenResponse and not self._upgraded:
                 request._finish()
             else:
@@ -207,6 +232,8 @@ class GuardProtocol(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             if isinstance(exc, LineTooLong):
                 error = ZetaError("invalid_request", "a header line is too long", status=431, stage="http")
+            elif exc.message == _TOO_MANY_LINES:
+                error = ZetaError("invalid_request", "too many header lines", status=431, stage="http")
             else:
                 error = ZetaError("invalid_request", "the request is not well-formed HTTP/1.1", stage="http")
         elif status == 504:
