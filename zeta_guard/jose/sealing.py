@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from zeta_guard.errors import ConfigurationError, GuardError
-from zeta_guard.jose.encoding import b64url_encode
 from zeta_guard.jose.recent import Recent
 
 SECRET_BYTES: Final = 32
@@ -148,7 +147,10 @@ class Pseudonymizer:
         self._recent: Final[Recent[str, tuple[str, ...]]] = Recent(_RECENT_NAMES)
 
     def pseudonym(self, telematik_id: str) -> str:
-        """Keyed hash (HMAC-SHA256, base64url, 43 characters) under the current secret."""
+        """Keyed hash (HMAC-SHA256, 64 hexadecimal digits) under the current secret.
+
+        Hexadecimal, because people hand it to commands: base64url may begin with a hyphen, like an option.
+        """
         return _keyed_hash(self._keys[0], telematik_id)
 
     def pseudonyms(self, telematik_id: str) -> tuple[str, ...]:
@@ -161,4 +163,4 @@ class Pseudonymizer:
 
 
 def _keyed_hash(key: bytes, telematik_id: str) -> str:
-    return b64url_encode(hmac.digest(key, telematik_id.encode(), "sha256"))
+    return hmac.digest(key, telematik_id.encode(), "sha256").hex()
