@@ -80,6 +80,19 @@ def tracing() -> Iterator[Callable[..., Tracing]]:
     yield make
     for one in made:
         one.close()
+    # Whatever still talks to a collector would do so during the tests that follow.
+    assert not remaining_threads(10), "threads of the span export outlive their test"
+
+
+def remaining_threads(seconds: float) -> list[str]:
+    """Threads of closed exports that are alive after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    names = ("zeta-guard-spans", "OtelBatchSpanRecordProcessor")
+    while True:
+        alive = [thread for thread in threading.enumerate() if thread.name in names]
+        if not alive or time.monotonic() > deadline:
+            return [thread.name for thread in alive]
+        alive[0].join(0.05)
 
 
 def _incoming(flags: str = "01") -> CIMultiDict[str]:
@@ -179,6 +192,14 @@ def test_collector_that_is_away_is_counted(tracing: Callable[..., Tracing], monk
     guard.start("request").end()
     guard.close()
     assert outcomes in ([], [("failed", 1)])
+
+
+def test_a_closed_export_does_not_try_again(tracing: Callable[..., Tracing], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.2)
+    guard = tracing(otlp_url="http://127.0.0.1:9/", sample=1.0)
+    guard.start("request").end()
+    guard.close()
+    assert not remaining_threads(0.5)
 
 
 def test_opentelemetry_is_not_imported_without_a_collector() -> None:

@@ -55,13 +55,13 @@ class SpanExport:
 
     def __init__(self, config: Telemetry, count: Callable[[str, int], None] | None = None) -> None:
         self._resource = Resource({"service.name": config.service_name, "service.version": __version__})
-        exporter = OTLPSpanExporter(
+        self._exporter = OTLPSpanExporter(
             endpoint=config.traces.otlp_url,
             certificate_file=str(config.traces.ca_file) if config.traces.ca_file else None,
             timeout=_TIMEOUT_SECONDS,
         )
         self._processor = BatchSpanProcessor(
-            _Counting(exporter, count),
+            _Counting(self._exporter, count),
             max_queue_size=QUEUE,
             schedule_delay_millis=_DELAY_MS,
             max_export_batch_size=_BATCH,
@@ -92,3 +92,7 @@ class SpanExport:
     def close(self) -> None:
         """Export what waits and end the thread."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+    def abort(self) -> None:
+        """Give up what waits: no further try, so that :meth:`close` in its thread comes to an end."""
+        self._exporter.shutdown()

@@ -135,3 +135,5 @@ class Tracing:
             last = threading.Thread(target=export.close, name="zeta-guard-spans", daemon=True)
             last.start()
             last.join(CLOSE_SECONDS)
+            if last.is_alive():
+                export.abort()
