@@ -47,7 +47,7 @@ class _Counting(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 class SpanExport:
@@ -95,4 +95,4 @@ class SpanExport:
 
     def abort(self) -> None:
         """Give up what waits: no further try, so that :meth:`close` in its thread comes to an end."""
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
