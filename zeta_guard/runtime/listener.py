@@ -54,14 +54,22 @@ class GuardProtocol(RequestHandler):
 
     Beside aiohttp's keep-alive timer (idle connections) a header timer runs while a head is incomplete: a client that
     trickles its header is answered 408 after ``limits.header_timeout_ms``.
+
+    ``peer_override`` is the peer that a trusted proxy named before the first byte (PROXY protocol); None: the socket's own.
     """
 
-    __slots__ = ("_guard", "_header_timer")
+    __slots__ = ("_guard", "_header_timer", "peer_override")
 
     def __init__(self, server: GuardServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._guard = server
         self._header_timer: asyncio.TimerHandle | None = None
+        self.peer_override: tuple[str, int] | None = None
+
+    @property
+    def peername(self) -> Any:
+        """Who speaks: ``request.remote`` is its first part."""
+        return self.peer_override or super().peername
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -291,5 +299,5 @@ class GuardServer(web.Server):
         """Whether one more connection fits."""
         return len(self._connections) <= self._most_connections
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> GuardProtocol:
         return GuardProtocol(self, loop=self._loop, **self._kwargs)
