@@ -53,10 +53,8 @@ class EmbeddedEngine:
         outbound: Outbound,
         clock: Callable[[], float],
         metrics: PolicyMetrics,
-        may_run_inline: bool = True,
     ) -> None:
         self._config = config
-        self._may_run_inline = may_run_inline
         self._decisions = dict(decisions)
         self._name = name
         self._where = where
@@ -73,7 +71,6 @@ class EmbeddedEngine:
         self._longest_wait = max(_LEAST_WAIT, _QUEUE_FACTOR * config.deadline_ms / 1000)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy-{name}")
         self._poller: asyncio.Task[None] | None = None
-        self._wants_inline = False
         if isinstance(self._source, PackagedSource):
             # Compiling needs no interpreter lock: it happens while the other rooms are imported and wired. Code from
             # elsewhere is compiled after its signatures were verified.
@@ -159,8 +156,7 @@ class EmbeddedEngine:
         try:
             evaluator = Evaluator(policy, self._decisions, deadline=self._config.deadline_ms / 1000)
             evaluator.warm_up()
-            if self._wants_inline:
-                evaluator.prepare_inline()
+            evaluator.prepare_inline()
         except SandboxError as error:
             raise BundleError(str(error)) from error
         return evaluator
@@ -209,16 +205,18 @@ class EmbeddedEngine:
             raise unavailable("the policy is older than permitted", retry_after=30, stage="policy")
         raw = orjson.dumps(document)
         try:
-            if question == "request" and self._may_run_inline:
-                if not active.inline_tried:
-                    self._wants_inline = True
-                    await self._in_thread(active.prepare_inline)
-                if active.inline:
-                    try:
-                        return active.decide_inline(question, raw)
-                    except EvaluationError:
-                        return await self._in_thread(lambda: active.decide_slowly(question, raw))
-            return await self._in_thread(lambda: active.decide(question, raw))
+            if active.inline(question):
+                try:
+                    return active.decide_inline(question, raw)
+                except EvaluationError:
+                    # Too much for the event loop: the thread has the whole deadline.
+                    pass
+            try:
+                return await self._in_thread(lambda: active.decide(question, raw))
+            finally:
+                if active.lacks_inline(question):
+                    # Loading long lists takes a while: behind the answer.
+                    self._thread.submit(active.provide_inline)
         except (SandboxError, MalformedAnswerError, BundleError) as error:
             log_event(
                 _logger, logging.ERROR, "policy_no_answer", question=question, revision=self.revision, detail=str(error)

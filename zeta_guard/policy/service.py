@@ -70,7 +70,6 @@ class PolicyService:
             outbound=self._outbound,
             clock=self._clock,
             metrics=self._metrics,
-            may_run_inline=name != "shadow",
         )
 
     def _asked(self, engine: PolicyEngine, path: str) -> AskedEngine:
