@@ -15,9 +15,12 @@ class Listen(Section):
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104
     port: int = Field(8443, ge=0, le=65535, description="Public port; 0 takes a free one (tests, demo).")
     backlog: int = Field(1024, ge=1, le=65535, description="Connections the kernel may queue.")
-    proxy_protocol: Literal[False] = Field(
+    proxy_protocol: bool = Field(
         False,
-        description="PROXY protocol on the listener is not offered yet: leave it off and use gateway.client_address.",
+        description=(
+            "Every connection begins with a PROXY protocol v2 header that names the client; only from "
+            "gateway.trusted_proxies, and with client_address: peer."
+        ),
     )
 
 

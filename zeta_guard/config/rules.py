@@ -53,7 +53,8 @@ def notices(config: GuardConfig) -> list[Notice]:
         found.append(
             Notice("public_url", "clients speak to the guard without TLS", "Use an https URL: tokens travel there.")
         )
-    if public.scheme == "https" and config.tls is None and config.gateway.client_address == "peer":
+    knows_client = config.listen.proxy_protocol or config.gateway.client_address != "peer"
+    if public.scheme == "https" and config.tls is None and not knows_client:
         found.append(
             Notice(
                 "tls",
@@ -158,6 +159,20 @@ def _proxies(config: GuardConfig) -> Iterator[ConfigurationError]:
             f"empty, while gateway.client_address is {gateway.client_address}",
             "the addresses or networks of the proxies that set this header",
             "Without them the header is never read; add them, or set client_address: peer.",
+        )
+    if config.listen.proxy_protocol and not gateway.trusted_proxies:
+        yield ConfigurationError(
+            "gateway.trusted_proxies",
+            "empty, while listen.proxy_protocol is on",
+            "the addresses or networks of the balancers that send the PROXY header",
+            "Connections from anybody else are closed; add them, or turn listen.proxy_protocol off.",
+        )
+    if config.listen.proxy_protocol and gateway.client_address != "peer":
+        yield ConfigurationError(
+            "gateway.client_address",
+            f"{gateway.client_address}, while listen.proxy_protocol names the client too",
+            "peer",
+            "The client's address has one source: the PROXY header makes the peer, so set client_address: peer.",
         )
 
 

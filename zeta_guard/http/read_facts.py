@@ -37,7 +37,9 @@ class FactsReader:
         hosts.update(alias.lower() for alias in gateway.host_aliases)
         self._hosts = frozenset(hosts)
         self._from_peer = gateway.client_address == "peer"
-        self._origins = OriginReader(gateway.client_address, TrustedProxies(gateway.trusted_proxies))
+        # Behind a PROXY header the peer is the client: nobody whose headers count, wherever its address lies.
+        proxies = () if config.listen.proxy_protocol else gateway.trusted_proxies
+        self._origins = OriginReader(gateway.client_address, TrustedProxies(proxies))
 
     def read(self, request: web.BaseRequest, *, now: float, request_id: str) -> RequestFacts:
         """The facts. ``now`` is the clock reading of this request in Unix seconds.

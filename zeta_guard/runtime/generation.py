@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry
 
 from zeta_guard.errors import ConfigurationError, GuardError
+from zeta_guard.http.address import TrustedProxies
 from zeta_guard.http.outbound import Outbound
 from zeta_guard.http.read_facts import FactsReader
 from zeta_guard.jose.sealing import Pseudonymizer, Secrets
@@ -55,7 +56,8 @@ class Generation:
         self._clock = clock
         self._store = store
         self._outbound = Outbound(config.outbound)
-        self._events = SecurityEvents(self.registry)
+        self.events = SecurityEvents(self.registry)
+        self.proxies = TrustedProxies(config.gateway.trusted_proxies)
         self.policy = PolicyService(
             config.policy,
             outbound=self._outbound,
@@ -81,9 +83,12 @@ class Generation:
 
         config = self.config
         self.trust = TrustService(
-            config.trust, self._store, self._outbound, self._clock, self.registry, events=self._events
+            config.trust, self._store, self._outbound, self._clock, self.registry, events=self.events
         )
-        self.signing_keys = SigningKeys(config.authorization_server.signing_keys, config.authorization_server.lifetimes)
+        server = config.authorization_server
+        self.signing_keys = SigningKeys(
+            server.signing_keys, server.lifetimes, password_file=server.signing_key_password_file
+        )
         self.authorization_server = AuthorizationServer(
             config,
             store=self._store,
@@ -91,7 +96,7 @@ class Generation:
             policy=self.policy.token,
             secrets=secrets,
             signing_keys=self.signing_keys,
-            events=self._events,
+            events=self.events,
             audit=audit,
             clock=self._clock,
             registry=self.registry,
@@ -128,7 +133,7 @@ class Generation:
             key_sets=key_sets,
             policy=self.policy.request,
             outbound=self._outbound,
-            events=self._events,
+            events=self.events,
             tracing=tracing,
             clock=self._clock,
             registry=self.registry,

@@ -26,7 +26,8 @@ from zeta_guard.runtime.generation import Generation, Role
 from zeta_guard.runtime.listener import GuardServer, require_compiled_parser
 from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.ops import OpsServer, Readiness
-from zeta_guard.runtime.public_socket import PublicSocket, bind_error, bind_public_socket
+from zeta_guard.runtime.public_door import PublicDoor, open_public_door
+from zeta_guard.runtime.public_socket import PublicSocket, bind_public_socket
 from zeta_guard.runtime.tls_context import minimum_version, server_context
 from zeta_guard.store import open_store
 from zeta_guard.telemetry.audit import Audit
@@ -88,7 +89,7 @@ class Guard:
         self._past_metrics: list[bytes] = []
         self._dispatcher: Dispatcher | None = None
         self._server: GuardServer | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: PublicDoor | None = None
         self._ops: OpsServer | None = None
         self._admin: AdminServer | None = None
         self._loop_watch: asyncio.Task[None] | None = None
@@ -201,16 +202,18 @@ class Guard:
         loop = asyncio.get_running_loop()
         self._loop_watch = loop.create_task(self._metrics.watch_loop(self._clock), name="event loop watch")
         assert self._public_socket is not None
-        try:
-            self._listener = await loop.create_server(
-                self._server,
-                sock=self._public_socket.socket,
-                ssl=self._tls,
-                backlog=config.listen.backlog,
-                ssl_handshake_timeout=config.limits.header_timeout_ms / 1000 if self._tls else None,
-            )
-        except OSError as error:
-            raise bind_error("listen", config.listen.host, config.listen.port, error) from None
+        self._listener = await open_public_door(
+            config,
+            self._public_socket,
+            self._server,
+            self._tls,
+            generation=self._current_generation,
+            metrics=self._runtime_metrics,
+        )
+
+    def _current_generation(self) -> Generation:
+        assert self._generation is not None
+        return self._generation
 
     def _note_unsafe(self, config: GuardConfig) -> None:
         from zeta_guard.config.unsafe import unsafe_settings
@@ -343,7 +346,7 @@ class Guard:
             self._store = None
 
 
-def _port_of(server: asyncio.Server | None) -> int:
+def _port_of(server: PublicDoor | None) -> int:
     assert server is not None
     sockets = server.sockets
     assert sockets

@@ -40,6 +40,12 @@ class RuntimeMetrics:
             ("stage", "code"),
             registry=registry,
         )
+        self.refused_connections = Counter(
+            "zeta_guard_connections_refused",
+            "Connections closed before their first request, by what refused them (proxy_protocol, tls) and why.",
+            ("by", "reason"),
+            registry=registry,
+        )
         self.dropped_lines = Counter(
             "zeta_guard_request_log_dropped_lines",
             "Request log lines lost because their reader was slow.",

@@ -22,6 +22,7 @@ EVENTS: Final = frozenset(
         "spoofed_header",
         "path_refused",
         "smuggling_refused",
+        "proxy_header_refused",
         "unknown_client",
         "certificate_revoked",
         "certificate_refused",
