@@ -186,6 +186,47 @@ async def test_a_collector_of_opa_gets_gzip_arrays_and_a_second_chance(run_polic
     assert [line["question"] for body in bodies for line in body] == ["token"]
 
 
+async def test_lines_that_come_together_are_written_together(run_policy: Any3, practice: Any3) -> None:
+    bodies: list[int] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        raw = await request.read()
+        bodies.append(len(json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)))
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_post("/logs", collect)
+    async with TestServer(app) as server:
+        section = {"token": DEMO, "log": {"url": str(server.make_url("/"))}}
+        async with run_policy(section) as service:
+            for _ in range(5):
+                await service.token.decide("token", practice(), now=0)
+                await asyncio.sleep(0)
+    assert bodies == [5]
+
+
+@pytest.mark.parametrize(("slice_seconds", "turns"), [(0.0, 99), (60.0, 0)])
+async def test_a_long_queue_is_written_in_slices_between_the_answers(
+    run_policy: Any3, practice: Any3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_seconds: float, turns: int
+) -> None:
+    monkeypatch.setattr("zeta_guard.policy.decision_log._SLICE", slice_seconds)
+    seen = 0
+
+    async def turn() -> None:
+        nonlocal seen
+        while True:
+            await asyncio.sleep(0)
+            seen += 1
+
+    async with run_policy({"token": DEMO, "log": {"file": str(tmp_path / "decisions.jsonl")}}) as service:
+        decision = await service.token.decide("token", practice(), now=0)
+        task = asyncio.create_task(turn())
+        lines = await service._log._render([Line("token", "p", 0.0, practice(), decision)] * 100)
+        task.cancel()
+    assert len(lines) == 100
+    assert turns <= seen <= turns + 1
+
+
 async def test_a_sealed_line_opens_with_the_private_key_only(
     run_policy: Any3, practice: Any3, tmp_path: Path, signing_key: Key, public_key_file: KeyFile
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +31,10 @@ _logger = logging.getLogger("zeta_guard.policy")
 
 _BATCH: Final = 500
 _TRIES: Final = 5
+_GATHERED: Final = 0.05
+"""Lines that come within so many seconds are written together: a change of threads costs more than five lines."""
+_SLICE: Final = 0.000_5
+"""Longest time on the event loop at a stretch in seconds; a thread would fight for the interpreter with those who wait for answers."""
 _POST_SECONDS: Final = 5.0
 _LABELS: Final = {"app": "zeta-guard", "version": __version__}
 
@@ -77,7 +83,7 @@ class DecisionLog:
         self._queue: deque[Line] = deque()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
 
     @property
     def on(self) -> bool:
@@ -87,7 +93,7 @@ class DecisionLog:
     def start(self) -> None:
         """Begin to write."""
         if self.on and self._writer is None:
-            self._closing = False
+            self._closing.clear()
             self._writer = asyncio.get_running_loop().create_task(self._write(), name="policy-decision-log")
 
     def record(self, line: Line) -> None:
@@ -104,7 +110,7 @@ class DecisionLog:
         """Write what is queued, within some seconds, then stop."""
         if self._writer is None:
             return
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         try:
             async with asyncio.timeout(_POST_SECONDS):
@@ -118,13 +124,16 @@ class DecisionLog:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATHERED):
+                    await self._closing.wait()
             while self._queue:
                 batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-                rendered = await asyncio.to_thread(self._render, batch)
+                rendered = await self._render(batch)
                 # Each sink gets every line, however long another one takes to fail.
                 done = await asyncio.gather(*(self._deliver(sink, rendered) for sink in self._sinks))
                 self._metrics.log_lines.labels("written" if all(done) else "dropped").inc(len(batch))
-            if self._closing:
+            if self._closing.is_set():
                 return
 
     async def _deliver(self, sink: Sink, lines: list[bytes]) -> bool:
@@ -132,7 +141,7 @@ class DecisionLog:
             try:
                 await sink.write(lines)
             except (OSError, OutboundError) as error:
-                last = attempt + 1 == _TRIES or self._closing
+                last = attempt + 1 == _TRIES or self._closing.is_set()
                 log_event(
                     _logger,
                     logging.ERROR if last else logging.WARNING,
@@ -149,8 +158,15 @@ class DecisionLog:
                 return True
         return False
 
-    def _render(self, batch: list[Line]) -> list[bytes]:
-        return [orjson.dumps(render(line, self._masker, self._key), default=str) for line in batch]
+    async def _render(self, batch: list[Line]) -> list[bytes]:
+        lines: list[bytes] = []
+        began = time.perf_counter()
+        for line in batch:
+            lines.append(orjson.dumps(render(line, self._masker, self._key), default=str))
+            if time.perf_counter() - began > _SLICE:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+        return lines
 
 
 def render(line: Line, masker: Masker, key: ec.EllipticCurvePublicKey | None) -> dict[str, JsonValue]:
