@@ -45,8 +45,37 @@ def test_a_running_guard_rotates_its_keys(guard: Any, zeta_guard: Any) -> None:
     assert guard.do(client.send("GET", "/whoami")).status == 200
 
 
+def test_a_folder_of_pkcs12_keys_is_listed_and_rotated_with_its_password(zeta_guard: Any, tmp_path: Path) -> None:
+    folder, secret = tmp_path / "keys", tmp_path / "password"
+    secret.write_text("correct horse\n")
+    place = ("--directory", folder, "--password-file", secret)
+    first = zeta_guard("keys", "rotate", *place, "--json")
+    assert first.status == 0, first.err
+    second = zeta_guard("keys", "rotate", *place, "--json")
+    assert [first.json["file"][-4:], second.json["file"][-4:]] == [".p12", ".p12"]
+    listed = zeta_guard("keys", "list", *place)
+    assert [line.split()[1] for line in listed.out.splitlines()[1:]] == ["current", "next"]
+
+
+def test_a_folder_of_pkcs12_keys_needs_its_password(zeta_guard: Any, tmp_path: Path) -> None:
+    folder, secret = tmp_path / "keys", tmp_path / "password"
+    secret.write_text("correct horse")
+    assert zeta_guard("keys", "rotate", "--directory", folder, "--password-file", secret).status == 0
+    secret.write_text("wrong horse")
+    for place in (("--directory", folder), ("--directory", folder, "--password-file", secret)):
+        for action in ("list", "rotate"):
+            outcome = zeta_guard("keys", action, *place)
+            assert outcome.status == 2
+            assert "password" in outcome.err
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_wrong_usage_is_named(zeta_guard: Any, tmp_path: Path) -> None:
     assert zeta_guard("keys", "list").status == 2
     assert zeta_guard("keys", "list", "--directory", tmp_path / "none").status == 2
     assert zeta_guard("keys", "rotate", "--lead", "1h", "--socket", "/s").status == 2
     assert zeta_guard("keys", "rotate", "--directory", tmp_path, "--socket", "/s").status == 2
+    for action in ("list", "rotate"):
+        outcome = zeta_guard("keys", action, "--socket", "/s", "--password-file", tmp_path / "password")
+        assert outcome.status == 2
+        assert "--password-file" in outcome.err

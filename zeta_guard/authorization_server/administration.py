@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeta_guard.authorization_server.dependencies import Dependencies
-from zeta_guard.authorization_server.key_folder import KeyFile, rotate
+from zeta_guard.authorization_server.key_folder import KeyFile
 from zeta_guard.authorization_server.session_end import end_known_session, end_session
 from zeta_guard.authorization_server.signing_keys import KeyEntry
 from zeta_guard.store.contract import Block, Session, SubjectKind, block_subject
@@ -85,7 +85,7 @@ class Administration:
         """Write the next signing key; it is shown at once and signs after its notice."""
         keys = self._deps.signing_keys
         self._record("rotate_keys", actor)
-        written = rotate(self._deps.config.authorization_server.signing_keys, now, lead=keys.notice + 60)
+        written = keys.write_next(now)
         self._record("key_written", actor, kid=written.kid, not_before=written.not_before)
         keys.reload(now)
         return written

@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zeta_guard.authorization_server.key_folder import KeyFile, read_keys, rotate
+from zeta_guard.authorization_server.pkcs12_key import read_key_password
 from zeta_guard.config.authorization_server import Lifetimes
 from zeta_guard.errors import ConfigurationError, JsonValue
 from zeta_guard.jose.jwk import public_jwk
@@ -27,6 +28,8 @@ __all__ = ["KeyEntry", "KeyState", "SigningKeys", "rotate"]
 
 _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
 _FOR_EVER: Final = float("inf")
+_MOUNTING: Final = 60
+"""Seconds that a new file may take to reach every replica."""
 
 
 class KeyState(StrEnum):
@@ -62,8 +65,15 @@ class _Scheduled:
 class SigningKeys:
     """The keys of the folder and their schedule. Reading is I/O (:meth:`start`, :meth:`reload`); all else is pure."""
 
-    def __init__(self, directory: Path, lifetimes: Lifetimes = Lifetimes()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        directory: Path,
+        lifetimes: Lifetimes = Lifetimes(),  # noqa: B008 - frozen
+        *,
+        password_file: Path | None = None,
+    ) -> None:
         self._directory = directory
+        self._password_file = password_file
         self._notice = 2 * lifetimes.jwks_max_age
         # Refresh tokens are signed by the same keys and live longer than access tokens.
         self._longest_token = max(lifetimes.access_token_cap, lifetimes.refresh_token_cap)
@@ -83,7 +93,7 @@ class SigningKeys:
 
     def start(self, now: float) -> None:
         """Read the folder. Raises ConfigurationError; what stands there already is believed by its name."""
-        self._take(read_keys(self._directory), now, known=True)
+        self._take(self._read_now(), now, known=True)
 
     def reload(self, now: float) -> bool:
         """Read the folder again: True when something changed. A folder with a mistake changes nothing and is logged."""
@@ -93,9 +103,18 @@ class SigningKeys:
         """:meth:`reload` with the files read off the event loop; what was read takes effect in one step on the loop."""
         return self._apply(await asyncio.to_thread(self._read), now)
 
+    def write_next(self, now: float) -> KeyFile:
+        """Write the key that follows, in time to be shown before it signs. Raises ConfigurationError; is I/O."""
+        return rotate(
+            self._directory, now, lead=self._notice + _MOUNTING, password=read_key_password(self._password_file)
+        )
+
+    def _read_now(self) -> tuple[KeyFile, ...]:
+        return read_keys(self._directory, read_key_password(self._password_file))
+
     def _read(self) -> tuple[KeyFile, ...] | None:
         try:
-            return read_keys(self._directory)
+            return self._read_now()
         except ConfigurationError as error:
             log_event(_LOGGER, logging.ERROR, "signing_keys_refused", reason=str(error))
             return None

@@ -42,6 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         where = action.add_mutually_exclusive_group()
         add_place(where)
         where.add_argument("--directory", type=Path, metavar="DIR", help="the folder itself; needs no running guard")
+        action.add_argument(
+            "--password-file",
+            type=Path,
+            metavar="FILE",
+            help="with --directory: password of its PKCS#12 files; a new key is written as PKCS#12 then",
+        )
         add_json(action)
 
 
@@ -51,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    keys = _entries(args.directory) if args.directory is not None else guard_of(args).get("/keys")["keys"]
+    _check_usage(args)
+    if args.directory is not None:
+        keys = _entries(args.directory, args.password_file)
+    else:
+        keys = guard_of(args).get("/keys")["keys"]
     if args.json:
         print_json({"keys": keys})
         return 0
@@ -60,11 +70,20 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(directory: Path) -> list[dict[str, Any]]:
+def _check_usage(args: argparse.Namespace) -> None:
+    from zeta_guard.errors import ConfigurationError
+
+    for option in ("lead", "password_file"):
+        if args.directory is None and getattr(args, option, None) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise ConfigurationError(name, "without --directory", "a running guard knows it", "Leave it out.")
+
+
+def _entries(directory: Path, password_file: Path | None) -> list[dict[str, Any]]:
     from zeta_guard.authorization_server.signing_keys import SigningKeys
 
     now = time.time()
-    keys = SigningKeys(directory)
+    keys = SigningKeys(directory, password_file=password_file)
     keys.start(now)
     return [
         {"kid": key.kid, "file": key.file, "state": key.state.value, "signs_from": key.signs_from, "until": key.until}
@@ -73,19 +92,18 @@ def _entries(directory: Path) -> list[dict[str, Any]]:
 
 
 def _rotate(args: argparse.Namespace) -> int:
+    _check_usage(args)
     if args.directory is not None:
-        from zeta_guard.authorization_server.key_folder import read_keys, rotate
+        from zeta_guard.authorization_server.key_folder import KEY_SUFFIXES, read_keys, rotate
+        from zeta_guard.authorization_server.pkcs12_key import read_key_password
 
-        if args.directory.exists() and any(args.directory.glob("*.pem")):
+        password = read_key_password(args.password_file)
+        if args.directory.exists() and any(file.suffix in KEY_SUFFIXES for file in args.directory.iterdir()):
             # A key beside one that no guard can read would never be used.
-            read_keys(args.directory)
-        written = rotate(args.directory, time.time(), lead=args.lead or _USUAL_LEAD)
+            read_keys(args.directory, password)
+        written = rotate(args.directory, time.time(), lead=args.lead or _USUAL_LEAD, password=password)
         answer: dict[str, Any] = {"kid": written.kid, "file": written.path.name, "signs_from": written.not_before}
     else:
-        if args.lead is not None:
-            from zeta_guard.errors import ConfigurationError
-
-            raise ConfigurationError("--lead", "without --directory", "a running guard chooses it", "Leave it out.")
         answer = guard_of(args).post("/keys/rotate", {})
     if args.json:
         print_json(answer)

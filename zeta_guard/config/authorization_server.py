@@ -40,7 +40,12 @@ class AuthorizationServer(Section):
     """The OAuth 2 authorization server."""
 
     issuer: str | None = Field(None, description="Issuer; default: public_url. Clients keep it for ever.")
-    signing_keys: FilePath = Field(description="Folder of PKCS#8 PEM files (EC P-256), named by not-before.")
+    signing_keys: FilePath = Field(
+        description="Folder of EC P-256 keys named by not-before: PKCS#8 PEM (.pem) or PKCS#12 (.p12, .pfx)."
+    )
+    signing_key_password_file: FilePath | None = Field(
+        None, description="Password of the PKCS#12 files, in the first line; with it new keys are PKCS#12 too."
+    )
     scopes: tuple[str, ...] = Field(min_length=1, description="scopes_supported of the metadata.")
     audiences: tuple[str, ...] = Field(
         (), description="Further audiences beside gateway.resource and those of the routes."

@@ -94,7 +94,7 @@ def _written(path: str, file: Path) -> ConfigurationError | None:
 
 def _keys_in(folder: Path) -> list[Path]:
     try:
-        return sorted(file for file in folder.iterdir() if file.suffix == ".pem")
+        return sorted(file for file in folder.iterdir() if file.suffix in (".pem", ".p12", ".pfx"))
     except OSError:
         return []
 

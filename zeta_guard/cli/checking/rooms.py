@@ -37,6 +37,7 @@ async def check_rooms(config: GuardConfig, findings: Findings, *, connect: bool)
 def _check_pure(config: GuardConfig, findings: Findings) -> None:
     from zeta_guard.authorization_server.key_folder import read_keys
     from zeta_guard.authorization_server.metadata import check_issuer
+    from zeta_guard.authorization_server.pkcs12_key import read_key_password
     from zeta_guard.authorization_server.registration import check_product_ids
     from zeta_guard.gateway.route import build_routes
     from zeta_guard.gateway.upstream_pool import client_context
@@ -49,7 +50,8 @@ def _check_pure(config: GuardConfig, findings: Findings) -> None:
     findings.attempt(lambda: Secrets.load(config.secret_files))
     findings.attempt(lambda: check_issuer(config))
     findings.attempt(lambda: check_product_ids(config.authorization_server))
-    findings.attempt(lambda: read_keys(config.authorization_server.signing_keys))
+    server = config.authorization_server
+    findings.attempt(lambda: read_keys(server.signing_keys, read_key_password(server.signing_key_password_file)))
     findings.attempt(lambda: build_routes(config))
     findings.attempt(lambda: FactsReader(config))
     findings.attempt(lambda: AddressBuckets(config.rate_limits))
