@@ -21,6 +21,7 @@ from zeta_guard.jose.jwk import public_jwk
 from zeta_guard.tokens.key_sets import (
     MAX_KEYS,
     MAX_SET_BYTES,
+    STALE_SECONDS,
     UNKNOWN_KID_SECONDS,
     KeySetError,
     LocalKeySet,
@@ -235,6 +236,39 @@ async def test_an_error_or_an_unusable_set_never_replaces_a_good_one(
     await remote.refresh(now=NOW + 20, kid=TWO["kid"])
     assert remote.key(TWO["kid"]) is not None
     assert remote.readiness() is None
+
+
+async def test_a_stale_set_serves_a_day_past_its_time_and_not_longer(server: JwksServer, remote: RemoteKeySet) -> None:
+    server.headers = {"Cache-Control": "max-age=600", "ETag": '"one"'}
+    await remote.refresh(now=NOW)
+    end = NOW + 600 + STALE_SECONDS
+    server.status, server.headers = 500, {}
+    await remote.refresh(now=end - 1, kid=ONE["kid"])
+    assert remote.key(ONE["kid"]) is not None
+    version = remote.version
+    with pytest.raises(ZetaError) as caught:
+        await remote.refresh(now=end + 9, kid=ONE["kid"])
+    assert (caught.value.code, caught.value.status) == ("temporarily_unavailable", 503)
+    assert remote.key(ONE["kid"]) is None
+    # What was verified with these keys is not believed from memory either.
+    assert remote.version > version
+    line = remote.readiness()
+    assert line is not None
+    assert "24 h" in line
+    # The issuer is back with the set of before: it must not be taken for known.
+    server.status, server.headers = 200, {"ETag": '"one"'}
+    await remote.refresh(now=end + 19, kid=ONE["kid"])
+    assert remote.key(ONE["kid"]) is not None
+    assert remote.readiness() is None
+
+
+async def test_an_unchanged_set_is_not_stale(server: JwksServer, remote: RemoteKeySet) -> None:
+    server.headers = {"Cache-Control": "max-age=600", "ETag": '"one"'}
+    await remote.refresh(now=NOW)
+    await remote.refresh(now=NOW + STALE_SECONDS)
+    server.status, server.headers = 500, {}
+    await remote.refresh(now=NOW + STALE_SECONDS + 700)
+    assert remote.key(ONE["kid"]) is not None
 
 
 @pytest.mark.parametrize("kid", [None, "any"])

@@ -1,6 +1,7 @@
 """Key sets of token issuers: the own one from memory, others from their ``jwks_uri``.
 
-A key set only ever gets better: an error, an empty document or a document with two keys of one name leaves the old set.
+A key set only ever gets better: an error, an empty document or a document with two keys of one name leaves the old set. It does
+so for a day: a key that its issuer has withdrawn must not live on because nobody can be asked.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ MAX_KEYS: Final = 100
 
 COOLDOWN: Final = 10.0
 """Seconds between two fetches, whoever asks."""
+
+STALE_SECONDS: Final = 86_400.0
+"""How long a set serves after its ``max-age`` when it cannot be fetched; then there is none, and requests get 503."""
 
 UNKNOWN_KID_SECONDS: Final = 30.0
 """How long a ``kid`` that a fetch did not bring causes no other one."""
@@ -114,7 +118,9 @@ class RemoteKeySet:
         "_etag",
         "_failed",
         "_fetching",
+        "_fresh_until",
         "_keys",
+        "_outdated",
         "_sought_in_vain",
         "_version",
         "attempted_at",
@@ -144,6 +150,8 @@ class RemoteKeySet:
         self._version = 0
         self._etag: str | None = None
         self._failed = False
+        self._outdated = False
+        self._fresh_until = -math.inf
         self._fetching: asyncio.Task[None] | None = None
         self._sought_in_vain: Recent[str, float] = Recent(_MOST_SOUGHT)
         self.attempted_at = -math.inf
@@ -161,6 +169,8 @@ class RemoteKeySet:
 
     def readiness(self) -> str | None:
         """None when there are keys and the last fetch went well, else one line."""
+        if self._outdated:
+            return f"keys of a token issuer could not be fetched for {STALE_SECONDS / 3600:.0f} h; its tokens get 503"
         if not self._keys:
             return "keys of a token issuer were never loaded"
         return "keys of a token issuer could not be fetched; the old ones serve" if self._failed else None
@@ -227,15 +237,25 @@ class RemoteKeySet:
         except GuardError as error:
             self._failed = True
             self.due_at = now + self._cooldown
+            self._drop_outdated(now)
             # Only the kind of an outbound failure: its text names a host, which may be an internal one.
             reason = getattr(error, "reason", None) or str(error)
             log_event(logger, logging.WARNING, "key_set_not_fetched", issuer=self.issuer, reason=reason)
         else:
-            self._failed = False
+            self._failed = self._outdated = False
             self.loaded_at = now
-            self.due_at = now + _fresh_for(answer.headers.get("cache-control", ""))
+            self.due_at = self._fresh_until = now + _fresh_for(answer.headers.get("cache-control", ""))
         finally:
             self._fetching = None
+
+    def _drop_outdated(self, now: float) -> None:
+        if self._keys and now >= self._fresh_until + STALE_SECONDS:
+            self._keys = {}
+            self._version += 1
+            self._outdated = True
+            # "Not modified" would refer to what is gone.
+            self._etag = None
+            log_event(logger, logging.ERROR, "key_set_outdated", issuer=self.issuer)
 
     def _take(self, keys: PublicKeys) -> None:
         if _points(keys) != _points(self._keys):
