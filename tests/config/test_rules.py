@@ -116,6 +116,17 @@ def test_forwarded_addresses_need_trusted_proxies(document: Document, refusals: 
     load(document)
 
 
+def test_a_proxy_header_comes_from_trusted_proxies_and_is_the_only_source(
+    document: Document, refusals: Refusals, load: Load
+) -> None:
+    document["listen"] = {"proxy_protocol": True}
+    assert one(refusals(document)) == "gateway.trusted_proxies"
+    document["gateway"]["trusted_proxies"] = ["10.0.0.0/8"]
+    load(document)
+    document["gateway"]["client_address"] = "forwarded"
+    assert one(refusals(document)) == "gateway.client_address"
+
+
 def test_products_name_known_audiences_and_scopes(document: Document, refusals: Refusals, load: Load) -> None:
     product = {"audiences": ["https://guard.example.de/"], "scopes": ["vsdservice"]}
     document["authorization_server"]["products"] = {"product": product}
@@ -149,6 +160,9 @@ def test_https_without_anybody_who_ends_tls_is_noticed(document: Document, load:
     del document["tls"]
     assert named(load(document)) == {"tls"}
     document["gateway"] |= {"client_address": "forwarded", "trusted_proxies": ["10.0.0.1"]}
+    assert named(load(document)) == set()
+    document["gateway"]["client_address"] = "peer"
+    document["listen"] = {"proxy_protocol": True}
     assert named(load(document)) == set()
 
 
