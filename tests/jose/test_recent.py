@@ -39,6 +39,35 @@ def test_putting_the_same_again_pushes_nothing_out() -> None:
     assert recent.get("b") == 9
 
 
+def test_what_is_worthless_after_some_seconds_leaves_after_twice_as_many() -> None:
+    recent: Recent[int, int] = Recent(1000, seconds=60)
+    for second in range(600):
+        recent.put(second, second, 5000.0 + second)
+        # Whatever may still be of use is there, and at most as much again.
+        assert all(recent.get(known) == known for known in range(max(0, second - 59), second + 1, 7))
+        assert len(recent) <= 180
+    assert recent.get(100) is None
+
+
+def test_without_seconds_what_was_put_stays_however_old() -> None:
+    recent: Recent[int, int] = Recent(10)
+    recent.put(1, 1)
+    recent.put(2, 2, 1e9)
+    recent.put(3, 3, 2e9)
+    assert len(recent) == 3
+
+
+def test_a_clock_that_was_set_back_makes_nothing_stay_for_ever() -> None:
+    recent: Recent[int, int] = Recent(1000, seconds=60)
+    recent.put(1, 1, 9_000.0)
+    recent.put(2, 2, 100.0)
+    assert recent.get(2) == 2
+    recent.put(3, 3, 161.0)
+    recent.put(4, 4, 222.0)
+    assert recent.get(1) is None
+    assert recent.get(4) == 4
+
+
 @given(st.integers(1, 9), st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=200))
 def test_it_never_grows_beyond_its_size(size: int, steps: list[tuple[bool, int]]) -> None:
     recent: Recent[int, int] = Recent(size)

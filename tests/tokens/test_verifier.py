@@ -206,6 +206,14 @@ def test_the_memory_is_bounded(key_set: LocalKeySet, make_token: MakeToken) -> N
     assert len(verifier._verified) <= 4
 
 
+def test_tokens_of_minutes_ago_are_not_kept_until_there_are_many(key_set: LocalKeySet, make_token: MakeToken) -> None:
+    verifier = AccessTokenVerifier({ISSUER: key_set}, max_bytes=16_384)
+    for number in range(40):
+        _accept(verifier, make_token(jti=f"jti-{number}"), now=NOW + 10 * number)
+    # One every ten seconds, each worth something for a minute.
+    assert len(verifier._verified) <= 12
+
+
 def test_a_longer_token_than_permitted_is_refused(key_set: LocalKeySet, make_token: MakeToken) -> None:
     token = make_token()
     assert _accept(AccessTokenVerifier({ISSUER: key_set}, max_bytes=len(token)), token)

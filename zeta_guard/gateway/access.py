@@ -28,6 +28,8 @@ from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
 from zeta_guard.tokens.verifier import SLOT, AccessTokenVerifier, MissingKey
 
 _KNOWN_HOLDERS: Final = 10_000
+# As long as the verifier hands out the same token.
+_KNOWN_SECONDS: Final = 60
 _DPOP: Final = "dpop"
 
 
@@ -103,7 +105,7 @@ class AccessCheck:
         self._audiences: Final[Mapping[str, tuple[str, ...]]] = {
             issuer.issuer: issuer.audiences for issuer in config.gateway.issuers if issuer.audiences
         }
-        self._holders: Final[Recent[str, Holder]] = Recent(_KNOWN_HOLDERS)
+        self._holders: Final[Recent[str, Holder]] = Recent(_KNOWN_HOLDERS, seconds=_KNOWN_SECONDS)
 
     def decide(self, facts: RequestFacts) -> Verdict:
         """The verdict on one request. Never raises."""
@@ -140,7 +142,7 @@ class AccessCheck:
                 "DPoP proof: made with another key than the access token is bound to",
                 stage="dpop",
             )
-        holder = self._holder(token)
+        holder = self._holder(token, facts.now)
         if route.rule.bind_address:
             check_address(holder, facts.client_address)
         check_acr(token, route)
@@ -194,7 +196,7 @@ class AccessCheck:
                 "insufficient_scope", f"access token: lacks the scope {missing}", status=status, stage="scope"
             )
 
-    def _holder(self, token: AccessToken) -> Holder:
+    def _holder(self, token: AccessToken, now: float) -> Holder:
         known = self._holders.get(token.jti)
         # The verifier hands out the same object as long as it remembers the token; equal ids alone prove nothing.
         if known is not None and known.token is token:
@@ -208,7 +210,7 @@ class AccessCheck:
             subjects += [block_subject("institution", name) for name in self._pseudonyms(token.telematik_id)]
         address = None if token.ip_address is None else parse_address(token.ip_address)
         holder = Holder(token, address, tuple(subjects), user_info_line(token), client_data_line(token))
-        self._holders.put(token.jti, holder)
+        self._holders.put(token.jti, holder, now)
         return holder
 
 

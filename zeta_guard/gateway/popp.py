@@ -81,7 +81,7 @@ class PoppVerifier:
         self._key_sets: Final = dict(key_sets)
         self._max_bytes: Final = max_bytes
         self._skew: Final = skew
-        self._verified: Final[Recent[bytes, _Verified]] = Recent(_KNOWN_TOKENS)
+        self._verified: Final[Recent[bytes, _Verified]] = Recent(_KNOWN_TOKENS, seconds=_KNOWN_SECONDS)
 
     def check(
         self, values: Sequence[str], rule: PoppRule, holder: AccessToken, *, now: float
@@ -164,7 +164,7 @@ class PoppVerifier:
             return MissingKey(issuer, kid)
         verify_es256(jws, key, SLOT)
         token = _popp_token(issuer, jws.claims)
-        self._verified.put(digest, _Verified(token, keys, version, now))
+        self._verified.put(digest, _Verified(token, keys, version, now), now)
         return token
 
 

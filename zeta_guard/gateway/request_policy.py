@@ -31,7 +31,7 @@ class RequestPolicy:
     def __init__(self, engine: PolicyEngine, *, show_reasons: bool) -> None:
         self._engine: Final = engine
         self._show_reasons: Final = show_reasons
-        self._known: Final[Recent[bytes, _Known]] = Recent(_KNOWN_DECISIONS)
+        self._known: Final[Recent[bytes, _Known]] = Recent(_KNOWN_DECISIONS, seconds=LONGEST_CACHE)
         self._revision = ""
 
     async def check(self, grant: Grant, facts: RequestFacts, *, websocket: bool) -> None:
@@ -61,7 +61,8 @@ class RequestPolicy:
             decision = await self._engine.decide("request", document, now=facts.now)
             seconds = min(decision.cache_seconds, LONGEST_CACHE)
             if seconds > 0 and decision.revision == self._revision:
-                self._known.put(key, _Known(decision, min(facts.now + seconds, float(holder.token.expires_at))))
+                until = min(facts.now + seconds, float(holder.token.expires_at))
+                self._known.put(key, _Known(decision, until), facts.now)
         if not decision.allow:
             raise self._denial(decision)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from math import inf
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -14,12 +15,17 @@ class Recent(Generic[K, V]):
 
     Two plain dictionaries take turns: when the young one is half of ``size``, it becomes the old one, and what nobody asked
     for since is gone. A hit costs one dictionary look-up, and no step can leave it inconsistent for another thread.
+
+    Who remembers things that are worthless after ``seconds`` says so and tells ``put`` the time: then they also take turns
+    that often, and as much stays as comes within twice ``seconds`` instead of ``size``.
     """
 
-    __slots__ = ("_half", "_old", "_young")
+    __slots__ = ("_half", "_old", "_seconds", "_turned_at", "_young")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, seconds: float = inf) -> None:
         self._half = max(1, size // 2)
+        self._seconds = seconds
+        self._turned_at = 0.0
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
@@ -29,14 +35,17 @@ class Recent(Generic[K, V]):
         if value is None:
             value = self._old.get(key)
             if value is not None:
-                self.put(key, value)
+                self.put(key, value, self._turned_at)
         return value
 
-    def put(self, key: K, value: V) -> None:
-        """Remember."""
-        if len(self._young) >= self._half and key not in self._young:
+    def put(self, key: K, value: V, now: float = 0.0) -> None:
+        """Remember. ``now`` (seconds of any clock) matters only where ``seconds`` was given."""
+        if (
+            len(self._young) >= self._half and key not in self._young
+        ) or not 0 <= now - self._turned_at < self._seconds:
             self._old = self._young
             self._young = {}
+            self._turned_at = now
         self._young[key] = value
 
     def drop(self, key: K) -> None:

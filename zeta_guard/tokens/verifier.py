@@ -66,7 +66,7 @@ class AccessTokenVerifier:
         self._all_types: Final = tuple(dict.fromkeys(typ for types in self._types.values() for typ in types)) or (
             ACCESS_TOKEN_TYPE,
         )
-        self._verified: Final[Recent[bytes, _Verified]] = Recent(cache_entries)
+        self._verified: Final[Recent[bytes, _Verified]] = Recent(cache_entries, seconds=self._cache_seconds)
 
     def verify(self, token: str, *, now: float) -> AccessToken | MissingKey:
         """The token's content once signature, ``typ``, issuer and the types of its claims hold. Pure.
@@ -101,7 +101,7 @@ class AccessTokenVerifier:
             return MissingKey(issuer, kid)
         verify_es256(jws, key, SLOT)
         access_token = _access_token(issuer, jws.claims)
-        self._verified.put(digest, _Verified(access_token, key_set, version, now))
+        self._verified.put(digest, _Verified(access_token, key_set, version, now), now)
         return access_token
 
     def forget(self) -> None:
