@@ -129,6 +129,7 @@ class Guard:
                 # The memory store's epoch begins when this process alone owned the port.
                 clock=(lambda: public.bound_at) if config.store.kind == "memory" else self._clock,
                 role=self.role,
+                registry=self._metrics.registry,
             )
             self._tls = server_context(config.tls) if config.tls is not None else None
             await self._store.start()

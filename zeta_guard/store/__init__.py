@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from prometheus_client import CollectorRegistry
+
 from zeta_guard.config.store import MemoryStore as MemoryStoreConfig
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.store.contract import Store
+from zeta_guard.store.metrics import StoreMetrics
 
 Role = Literal["all", "authorization-server", "gateway"]
 
@@ -26,11 +29,13 @@ def open_store(
     secrets: KeyDerivation,
     clock: Callable[[], float],
     role: Role = "all",
+    registry: CollectorRegistry | None = None,
 ) -> Store:
     """The configured store, not yet started. ``clock`` is read for the start of an epoch. Raises ConfigurationError.
 
     The memory store's epoch begins with this call: make it the first thing a process does, so that little of what clients
-    prepared has to be refused. With Redis, role ``gateway`` uses only what a :class:`ReplayStore` may.
+    prepared has to be refused. With Redis, role ``gateway`` uses only what a :class:`ReplayStore` may. ``registry`` gets the
+    store's metrics.
     """
     if isinstance(config, MemoryStoreConfig):
         if role != "all":
@@ -42,7 +47,13 @@ def open_store(
             )
         from zeta_guard.store.memory import MemoryStore
 
-        return MemoryStore(config, clock=clock)
+        memory = MemoryStore(config, clock=clock)
+        if registry is not None:
+            StoreMetrics(memory, registry)
+        return memory
     from zeta_guard.store.redis import RedisStore
 
-    return RedisStore(config, secrets=secrets, clock=clock, role=role)
+    redis = RedisStore(config, secrets=secrets, clock=clock, role=role)
+    if registry is not None:
+        StoreMetrics(redis, registry)
+    return redis

@@ -6,7 +6,7 @@ piece of the event loop, which makes it atomic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Final
 
@@ -32,6 +32,7 @@ from zeta_guard.store.contract import (
 )
 from zeta_guard.store.epoch import HighWaterMark, new_epoch
 from zeta_guard.store.expiring import ExpiringTable
+from zeta_guard.store.metrics import Fill
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS, REUSE_REASON, SessionRecord, decide_rotation
 
 WON: Final = ClaimOutcome(ClaimStatus.WON)
@@ -71,6 +72,21 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return f"MemoryStore({len(self._claims)} claims, {len(self._sessions)} sessions, {len(self._clients)} clients)"
+
+    connected: Final = True
+    reconnects: Final = 0
+    counts: Final = None
+
+    def fills(self) -> Mapping[str, Fill]:
+        """How full the tables are that refuse when they are full; what is over may be counted until the next use."""
+        records: dict[str, Sized] = {
+            "blocks": self._blocks,
+            "clients": self._clients,
+            "sessions": self._sessions,
+            "dpop_keys": self._first_seen,
+        }
+        fills = {kind: Fill(len(table), self._most_records) for kind, table in records.items()}
+        return {"claims": Fill(len(self._claims), self._most_claims), **fills}
 
     @property
     def epoch(self) -> Epoch:

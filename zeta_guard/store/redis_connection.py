@@ -13,6 +13,8 @@ from typing import Final, cast
 
 import hiredis
 
+from zeta_guard.store.metrics import CommandCounts
+
 Argument = bytes | str | int | float
 Reply = bytes | int | None | hiredis.ReplyError | list["Reply"]
 
@@ -34,11 +36,16 @@ class RedisConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, timeout: float, lost: Callable[[RedisConnection], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        lost: Callable[[RedisConnection], None],
+        counts: CommandCounts,
     ) -> None:
         self._loop = loop
         self._timeout = timeout
         self._on_lost = lost
+        self._counts = counts
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
         self._outgoing: list[bytes] = []
@@ -86,11 +93,14 @@ class RedisConnection(asyncio.Protocol):
         reader = self._reader
         try:
             reader.feed(data)
+            # Every deadline was its sending time plus the timeout.
+            sent_before = self._loop.time() + self._timeout
             while (reply := reader.gets()) is not False:
                 if not self._waiting:
                     self.abort()
                     return
-                future, _ = self._waiting.popleft()
+                future, deadline = self._waiting.popleft()
+                self._counts.observe(sent_before - deadline)
                 if not future.done():
                     future.set_result(reply)
         except hiredis.ProtocolError:
@@ -122,6 +132,7 @@ class RedisConnection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, deque()
+        self._counts.lost += len(waiting)
         for future, _ in waiting:
             if not future.done():
                 future.set_exception(ConnectionLost())

@@ -18,6 +18,7 @@ import hiredis
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.errors import ConfigurationError, ConfigurationErrors, GuardError, ZetaError, unavailable
+from zeta_guard.store.metrics import CommandCounts
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, RedisConnection, Reply, pack
 from zeta_guard.store.redis_scripts import Script
 from zeta_guard.store.redis_server import (
@@ -68,6 +69,7 @@ class RedisLink:
         self._first_attempt: asyncio.Event = asyncio.Event()
         self._closed = False
         self._complains_from = 0.0
+        self.counts: Final = CommandCounts()
         self.reconnects = 0
         """Connections made after the first one."""
 
@@ -79,6 +81,7 @@ class RedisLink:
         try:
             self._connection = await self._connect()
         except (OSError, ConnectionLost, TimeoutError) as error:
+            self.counts.unreachable += 1
             _log(logging.ERROR, "store_unreachable", reason=_reason(error))
             raise no_answer() from None
 
@@ -151,6 +154,7 @@ class RedisLink:
 
     def refused(self, connection: RedisConnection, error: hiredis.ReplyError) -> ZetaError:
         """What an error reply means for the caller. A server that is no master any more is left."""
+        self.counts.refused += 1
         kind = str(error).split(" ", 1)[0]
         moment = asyncio.get_running_loop().time()
         # A server that refuses refuses every request: one line a second says as much.
@@ -182,7 +186,7 @@ class RedisLink:
         loop = asyncio.get_running_loop()
 
         def factory() -> RedisConnection:
-            return RedisConnection(loop, self._timeout, self._lost)
+            return RedisConnection(loop, self._timeout, self._lost, self.counts)
 
         async with asyncio.timeout(self._config.connect_timeout_ms / 1000):
             if address.path is not None:
@@ -279,6 +283,7 @@ class RedisLink:
             try:
                 connection = await self._connect()
             except (OSError, ConnectionLost, TimeoutError, GuardError) as error:
+                self.counts.unreachable += 1
                 _log(logging.WARNING, "store_unreachable", reason=_reason(error))
             else:
                 self._connection = connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import hiredis
@@ -17,6 +17,7 @@ from zeta_guard.store.block_record import read_block, write_block
 from zeta_guard.store.claim_table import RESENDS
 from zeta_guard.store.contract import Block, Claim, ClaimOutcome, ClaimStatus, Epoch
 from zeta_guard.store.epoch import HighWaterMark, new_epoch
+from zeta_guard.store.metrics import CommandCounts, Fill
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, RedisConnection, Reply, pack
 from zeta_guard.store.redis_link import RedisLink, no_answer, script_call
 from zeta_guard.store.redis_scripts import CLAIM, MARK, READ_BLOCKS, RENEW_EPOCH, REPLAY_SCRIPTS, RETURN_BLOCKS, Script
@@ -73,6 +74,20 @@ class RedisReplayStore:
     def reconnects(self) -> int:
         """Connections made after the first one (metric)."""
         return self._link.reconnects
+
+    @property
+    def connected(self) -> bool:
+        """A connection to the server is up (metric)."""
+        return self._link.connected
+
+    @property
+    def counts(self) -> CommandCounts:
+        """Commands and their failures (metric)."""
+        return self._link.counts
+
+    def fills(self) -> Mapping[str, Fill]:
+        """Nothing is held here; the server's own metrics say how full it is."""
+        return {}
 
     async def start(self) -> None:
         """See the contract."""
