@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -173,6 +173,15 @@ class ZetaError(GuardError):
         self.members: Final[Mapping[str, JsonValue]] = members or {}
         self.stage = stage
         self.remedy = remedy or kind.remedy
+
+    def detached(self) -> Self:
+        """This refusal without the frames that it came through.
+
+        They hold the request, and one of them holds the refusal: a circle that only the garbage collector would open. For who
+        keeps a refusal in a variable instead of raising it on.
+        """
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
     def with_status(self, status: int) -> ZetaError:
         """The same refusal with the status that this place of the contract asks for."""

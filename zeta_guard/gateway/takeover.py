@@ -30,6 +30,8 @@ def take_over(request: web.BaseRequest) -> tuple[asyncio.Transport, bytes]:
         # The server forgets the connection as soon as the handler has returned.
         manager.connection_lost(protocol, None)
     protocol.transport = None
+    # Parser and handler hold each other, and both the request.
+    protocol._parser = None
     if not transport.is_reading():
         # aiohttp stops reading when much has come before the answer.
         transport.resume_reading()

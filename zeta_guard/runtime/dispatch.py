@@ -85,7 +85,7 @@ class Dispatcher:
                 else:
                     raise ZetaError("resource_not_found", "no endpoint of this server has that path", stage="route")
             except ZetaError as error:
-                refusal = error
+                refusal = error.detached()
             except (ConnectionError, TimeoutError) as error:
                 log_event(_logger, logging.INFO, "client_gone", request_id=request_id, kind=type(error).__name__)
                 raise ConnectionResetError("the client is gone") from error

@@ -92,7 +92,10 @@ class GuardProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+        if self._messages and isinstance(broken := self._messages[-1][0], _ErrInfo):
+            if broken.exc is not None:
+                # Its frames hold these bytes and lead back to it: only the garbage collector would free them.
+                broken.exc.__traceback__ = broken.exc.__context__ = None
             self._blame_body()
         if self._waiter is not None and not self._waiter.done() and not self._messages:
             # Bytes came and no message is complete: a head is on its way.
@@ -168,6 +171,9 @@ class GuardProtocol(RequestHandler):
         except asyncio.CancelledError:
             self.force_close()
             raise
+        finally:
+            # A task keeps its cancellation, that this frame, and this frame the task.
+            del task
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
