@@ -203,6 +203,35 @@ async def test_an_over_aged_dpop_key_is_refused_with_401(make_server: MakeServer
     assert (await practice.client_credentials()).status == 200
 
 
+async def test_an_over_aged_key_that_is_used_again_and_again_stays_over_aged(make_server: MakeServer) -> None:
+    server = await make_server(authorization_server={**PRODUCTS, "dpop_key_max_age": 600})
+    practice = server.practice()
+    assert (await practice.client_credentials()).status == 200
+    for _ in range(4):
+        # Each step is shorter than the memory, all together are longer.
+        server.clock.advance(40_000)
+        assert (await practice.client_credentials()).refusal == (401, "invalid_dpop_proof")
+
+
+async def test_the_policy_sees_the_age_of_the_dpop_key(make_server: MakeServer, engine: Scripted) -> None:
+    server = await make_server(policy=engine, authorization_server=PRODUCTS)
+    practice = server.practice()
+    began = int(server.clock.now)
+    for _ in range(3):
+        assert (await practice.client_credentials()).status == 200
+        server.clock.advance(100)
+    seen: list[Any] = []
+    for document in engine.asked:
+        section = document["client_registration_data"]
+        assert isinstance(section, dict)
+        seen.append(section["dpop_key"])
+    assert seen == [
+        {"first_seen": began, "last_seen": began, "age": 0},
+        {"first_seen": began, "last_seen": began, "age": 100},
+        {"first_seen": began, "last_seen": began + 100, "age": 200},
+    ]
+
+
 async def test_blocks_of_the_product_hold(server: Server) -> None:
     await server.admin.add_block("product", "popp-client", seconds=60, note="", actor="root", now=server.clock.now)
     assert (await server.practice().client_credentials()).refusal == (403, "access_denied")

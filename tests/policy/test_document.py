@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zeta_guard.errors import ZetaError
-from zeta_guard.policy.document import Client, Institution, request_document
+from zeta_guard.policy.document import Client, DpopKey, Institution, request_document
 from zeta_guard.tokens.access_token import AccessToken
 
 Ask = Callable[..., dict[str, Any]]
@@ -74,6 +74,13 @@ def test_client_data_say_what_is_known_and_nothing_else(practice: Ask) -> None:
     assert bare["client_class"] == "product"
     assert not {"registration_timestamp", "attestation_timestamp"} & bare.keys()
     assert bare["device_info"] == {}
+
+
+def test_the_age_of_a_dpop_key_is_told_where_it_is_kept(practice: Ask) -> None:
+    client = Client("c", "product", "linux", "software", "p", "1", dpop_key=DpopKey(10, 70, 90))
+    section = practice(client=client)["client_registration_data"]
+    assert section["dpop_key"] == {"first_seen": 10, "last_seen": 70, "age": 90}
+    assert "dpop_key" not in practice()["client_registration_data"]
 
 
 def test_an_institution_without_organisation_has_none(practice: Ask) -> None:

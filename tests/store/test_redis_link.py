@@ -166,7 +166,7 @@ async def fill(store: Store) -> None:
     await store.unblock("client:x")
     await store.put_cached("k", b"v", ttl=60, now=NOW)
     await store.take("b", per_minute=60, burst=5, now=NOW)
-    await store.first_seen("jkt", ttl=60, now=NOW)
+    await store.see_key("jkt", ttl=60, now=NOW)
 
 
 async def test_every_key_has_the_prefix_and_a_time_to_live(start_redis: StartRedis, open_redis: Opener) -> None:

@@ -182,7 +182,7 @@ async def test_documented_users_can_do_what_they_must_and_a_gateway_no_more(
     )
     assert len(await guard.list_sessions(now=NOW)) == 1
     await guard.take("b", per_minute=60, burst=1, now=NOW)
-    await guard.first_seen("jkt", ttl=60, now=NOW)
+    await guard.see_key("jkt", ttl=60, now=NOW)
     await guard.put_cached("k", b"v", ttl=60, now=NOW)
     assert await guard.get_cached("k", now=NOW) == b"v"
     await guard.end_session("s", reason="revoked", ttl=60, now=NOW)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from zeta_guard.store.contract import Bucket, Store
+from zeta_guard.config.store import MemoryStore as MemoryStoreConfig
+from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.errors import ZetaError
+from zeta_guard.jose.sealing import Secrets
+from zeta_guard.simulators.redis_process import RedisProcess
+from zeta_guard.store import open_store
+from zeta_guard.store.contract import Bucket, KeyAge, Store
 
 NOW = 1_750_000_010.0
 
@@ -62,10 +69,53 @@ async def test_of_many_takers_exactly_the_burst_is_served(replicas: tuple[Store,
     assert sum(bucket.allowed for bucket in taken) == 7
 
 
-async def test_first_sight_of_a_key_is_remembered(replicas: tuple[Store, Store]) -> None:
-    assert await replicas[0].first_seen("jkt", ttl=3600, now=NOW) == NOW
-    assert await replicas[1].first_seen("jkt", ttl=3600, now=NOW + 100.5) == NOW
-    assert await replicas[1].first_seen("other", ttl=3600, now=NOW + 100) == NOW + 100
+async def test_first_and_last_sight_of_a_key_are_remembered(replicas: tuple[Store, Store]) -> None:
+    assert await replicas[0].see_key("jkt", ttl=3600, now=NOW) == KeyAge(NOW, NOW)
+    assert await replicas[1].see_key("jkt", ttl=3600, now=NOW + 100.5) == KeyAge(NOW, NOW)
+    assert await replicas[0].see_key("jkt", ttl=3600, now=NOW + 200) == KeyAge(NOW, NOW + 100.5)
+    assert await replicas[1].see_key("other", ttl=3600, now=NOW + 100) == KeyAge(NOW + 100, NOW + 100)
+
+
+async def test_a_key_in_use_is_not_forgotten_and_never_young_again(replicas: tuple[Store, Store]) -> None:
+    for day in range(4):
+        age = await replicas[day % 2].see_key("jkt", ttl=86_401, now=NOW + day * 86_400)
+        assert age.first_seen == NOW
+
+
+async def test_last_sight_does_not_run_backwards(replicas: tuple[Store, Store]) -> None:
+    await replicas[0].see_key("jkt", ttl=3600, now=NOW + 10)
+    await replicas[1].see_key("jkt", ttl=3600, now=NOW)
+    assert await replicas[0].see_key("jkt", ttl=3600, now=NOW + 20) == KeyAge(NOW + 10, NOW + 10)
+
+
+async def test_memory_forgets_a_key_that_is_long_out_of_use(guard_secrets: Secrets) -> None:
+    store = open_store(MemoryStoreConfig(max_entries=1000), secrets=guard_secrets, clock=lambda: NOW)
+    await store.see_key("jkt", ttl=60, now=NOW)
+    assert await store.see_key("jkt", ttl=60, now=NOW + 59) == KeyAge(NOW, NOW)
+    assert await store.see_key("jkt", ttl=60, now=NOW + 119) == KeyAge(NOW + 119, NOW + 119)
+
+
+async def test_memory_full_of_keys_refuses_instead_of_making_one_young(guard_secrets: Secrets) -> None:
+    store = open_store(MemoryStoreConfig(max_entries=1000), secrets=guard_secrets, clock=lambda: NOW)
+    for number in range(100):
+        await store.see_key(f"k{number}", ttl=60, now=NOW)
+    with pytest.raises(ZetaError) as caught:
+        await store.see_key("one more", ttl=60, now=NOW)
+    assert caught.value.status == 503
+    assert (await store.see_key("k0", ttl=60, now=NOW + 1)).first_seen == NOW
+
+
+@pytest.mark.redis
+async def test_redis_forgets_a_key_after_its_last_use_and_reads_what_the_version_before_wrote(
+    shared_redis: RedisProcess, open_redis: Callable[..., Awaitable[Store]]
+) -> None:
+    store = await open_redis(RedisStoreConfig(url=shared_redis.url, key_prefix="ages:"))
+    await store.see_key("jkt", ttl=60, now=NOW)
+    await store.see_key("jkt", ttl=3600, now=NOW + 1)
+    assert 3_500_000 < int(shared_redis.ask("PTTL", "ages:seen:jkt").strip()[1:]) <= 3_600_000
+    shared_redis.ask("SET", "ages:seen:old", f"{NOW}")
+    assert await store.see_key("old", ttl=60, now=NOW + 5) == KeyAge(NOW, NOW)
+    assert await store.see_key("old", ttl=60, now=NOW + 9) == KeyAge(NOW, NOW + 5)
 
 
 async def test_store_answers_a_ping(store: Store) -> None:

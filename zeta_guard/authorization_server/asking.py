@@ -28,6 +28,7 @@ async def ask_policy(
     target: Target,
     scopes: Sequence[str],
     previous_address: str | None = None,
+    dpop_key: document.DpopKey | None = None,
 ) -> Permission:
     """The permission. Raises ZetaError 403 ``access_denied`` (recorded), 503 when there is no valid answer."""
     certificate = identity.certificate
@@ -54,6 +55,7 @@ async def ask_policy(
             architecture=statement.architecture,
             # The key in the statement (or, without one, the DPoP key of cnf) was compared before.
             binding_verified=True,
+            dpop_key=dpop_key,
         ),
         institution=document.Institution(
             telematik_id=certificate.telematik_id,

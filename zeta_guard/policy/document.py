@@ -34,6 +34,16 @@ class Institution:
 
 
 @dataclass(frozen=True, slots=True)
+class DpopKey:
+    """The DPoP key of a client that does not register: Unix seconds when it was seen first, and last before this request;
+    ``age`` in seconds."""
+
+    first_seen: int
+    last_seen: int
+    age: int
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """With which software, as its verified client statement says. Times are Unix seconds, None where there is none."""
 
@@ -49,6 +59,7 @@ class Client:
     os_version: str | None = None
     architecture: str | None = None
     binding_verified: bool = True
+    dpop_key: DpopKey | None = None
 
 
 def token_document(
@@ -165,8 +176,13 @@ def _client(client: Client) -> dict[str, JsonValue]:
                 _present((("os", client.os), ("os_version", client.os_version), ("arch", client.architecture))),
             ),
             ("attestation_result", {"software": software} if client.posture_type == "software" else {}),
+            ("dpop_key", None if client.dpop_key is None else _dpop_key(client.dpop_key)),
         )
     )
+
+
+def _dpop_key(key: DpopKey) -> dict[str, JsonValue]:
+    return {"first_seen": key.first_seen, "last_seen": key.last_seen, "age": key.age}
 
 
 def _user(identifier: str, profession: str, common_name: str, organization: str | None) -> dict[str, JsonValue]:

@@ -7,10 +7,10 @@ of the wall clock of the caller's request (``now``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,7 @@ class Epoch:
     started_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One thing that may happen once.
 
     ``key``: SHA-256 over length-delimited parts (:func:`claim_key`). ``dated``: when the thing was made (``iat`` of a proof,
@@ -160,8 +159,7 @@ class RotateOutcome:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """State of a token bucket after one take."""
 
     allowed: bool
@@ -171,6 +169,14 @@ class Bucket:
     """Whole seconds until the bucket is full again (0 when full)."""
     retry_after: int
     """Whole seconds until the next take can succeed (0 when allowed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAge:
+    """When a key was seen first, and last before this use (Unix seconds). A key that is new was seen now, both times."""
+
+    first_seen: float
+    last_seen: float
 
 
 class ReplayStore(Protocol):
@@ -188,6 +194,22 @@ class ReplayStore(Protocol):
         ``owner`` is the id of this request: a claim repeated by its own owner after a lost answer counts as won.
         ``fingerprint`` (32 bytes) identifies method, raw target, token and client address, for :meth:`mark_resendable`.
         A claim marked as resendable is won again, twice at most, by the same fingerprint.
+        """
+
+    def claim_soon(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+        then: Callable[[ClaimOutcome | None], None],
+    ) -> None:
+        """As :meth:`claim`, for a caller that goes on in ``then``, which is called once, possibly before this returns.
+
+        None says that the answer cannot be had in this way: ask :meth:`claim`, which finds what this call may have won.
+        Raises what :meth:`claim` raises, then without a call.
         """
 
     async def mark_resendable(self, key: bytes, *, owner: str, fingerprint: bytes) -> None:
@@ -276,5 +298,5 @@ class Store(ReplayStore, Protocol):
     async def take(self, bucket: str, *, per_minute: int, burst: int, now: float) -> Bucket:
         """Take one token from a shared bucket."""
 
-    async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:
-        """When a DPoP key was first seen; notes it when new."""
+    async def see_key(self, jkt: str, *, ttl: int, now: float) -> KeyAge:
+        """Note that a DPoP key is used now, and tell when it was seen before. Forgotten ``ttl`` seconds after its last use."""

@@ -26,6 +26,7 @@ from zeta_guard.store.contract import (
     Client,
     ClientState,
     Epoch,
+    KeyAge,
     RotateOutcome,
     Session,
     block_subject,
@@ -68,7 +69,7 @@ class MemoryStore:
         self._cache: ExpiringTable[bytes] = ExpiringTable(self._cache_left)
         self._cache_bytes = 0
         self._buckets: ExpiringTable[tuple[float, float]] = ExpiringTable()
-        self._first_seen: ExpiringTable[float] = ExpiringTable()
+        self._key_ages: ExpiringTable[KeyAge] = ExpiringTable()
 
     def __repr__(self) -> str:
         return f"MemoryStore({len(self._claims)} claims, {len(self._sessions)} sessions, {len(self._clients)} clients)"
@@ -83,7 +84,7 @@ class MemoryStore:
             "blocks": self._blocks,
             "clients": self._clients,
             "sessions": self._sessions,
-            "dpop_keys": self._first_seen,
+            "dpop_keys": self._key_ages,
         }
         fills = {kind: Fill(len(table), self._most_records) for kind, table in records.items()}
         return {"claims": Fill(len(self._claims), self._most_claims), **fills}
@@ -108,6 +109,24 @@ class MemoryStore:
         self, claims: Sequence[Claim], subjects: Sequence[str], *, owner: str, fingerprint: bytes, now: float
     ) -> ClaimOutcome:
         """See the contract."""
+        return self._claim(claims, subjects, owner, fingerprint, now)
+
+    def claim_soon(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+        then: Callable[[ClaimOutcome | None], None],
+    ) -> None:
+        """See the contract."""
+        then(self._claim(claims, subjects, owner, fingerprint, now))
+
+    def _claim(
+        self, claims: Sequence[Claim], subjects: Sequence[str], owner: str, fingerprint: bytes, now: float
+    ) -> ClaimOutcome:
         self._mark.check(now)
         self._claims.sweep(now)
         started_at = self._epoch.started_at
@@ -338,16 +357,16 @@ class MemoryStore:
                 self._buckets.pop(oldest)
         return state
 
-    async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:
+    async def see_key(self, jkt: str, *, ttl: int, now: float) -> KeyAge:
         """See the contract."""
-        self._first_seen.sweep(now)
-        seen = self._first_seen.get(jkt, now)
-        if seen is not None:
-            return seen
-        if len(self._first_seen) >= self._most_records:
-            raise self._full("DPoP keys")
-        self._first_seen.put(jkt, now, now + ttl)
-        return now
+        self._key_ages.sweep(now)
+        age = self._key_ages.get(jkt, now)
+        if age is None:
+            if len(self._key_ages) >= self._most_records:
+                raise self._full("DPoP keys")
+            age = KeyAge(now, now)
+        self._key_ages.put(jkt, KeyAge(age.first_seen, max(age.last_seen, now)), now + ttl)
+        return age
 
     def _full(self, what: str) -> ZetaError:
         return unavailable(f"too many {what} are remembered at present", retry_after=30, stage="store")

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Final
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.store.bucket import bucket_state
-from zeta_guard.store.contract import BindOutcome, Block, Bucket, Client, RotateOutcome, Session
+from zeta_guard.store.contract import BindOutcome, Block, Bucket, Client, KeyAge, RotateOutcome, Session
 from zeta_guard.store.record_seal import RecordSeal
 from zeta_guard.store.redis_blocks import clear_blocks, drop_block, put_block
 from zeta_guard.store.redis_clients import RedisClients
 from zeta_guard.store.redis_guarded import GuardedCommands
 from zeta_guard.store.redis_link import no_answer
 from zeta_guard.store.redis_replay import RedisReplayStore
-from zeta_guard.store.redis_scripts import FIRST_SEEN, RECORD_SCRIPTS, REPLAY_SCRIPTS, TAKE, Script
+from zeta_guard.store.redis_scripts import RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, TAKE, Script
 from zeta_guard.store.redis_sessions import RedisSessions
 
 if TYPE_CHECKING:
@@ -177,9 +177,10 @@ class RedisStore(RedisReplayStore):
             raise no_answer()
         return bucket_state(bool(reply[0]), float(reply[1]), per_minute=per_minute, burst=burst)
 
-    async def first_seen(self, jkt: str, *, ttl: int, now: float) -> float:
+    async def see_key(self, jkt: str, *, ttl: int, now: float) -> KeyAge:
         """See the contract."""
-        reply = await self._run(FIRST_SEEN, [self._prefix + b"seen:" + jkt.encode()], now, ttl * 1000)
-        if not isinstance(reply, bytes):
+        reply = await self._run(SEE_KEY, [self._prefix + b"seen:" + jkt.encode()], now, ttl * 1000)
+        if not isinstance(reply, list) or len(reply) != 2:
             raise no_answer()
-        return float(reply)
+        first, last = (float(moment) for moment in reply if isinstance(moment, bytes))
+        return KeyAge(first, last)

@@ -181,19 +181,26 @@ return {allowed, string.format('%.6f', tokens)}
 """,
 )
 
-FIRST_SEEN: Final = _script(
-    "first_seen",
+SEE_KEY: Final = _script(
+    "see_key",
     """
--- KEYS: mark. ARGV: now, milliseconds to live.
+-- KEYS: mark. ARGV: now, milliseconds to live after this use. Returns when it was seen first, and last before this use.
+-- A mark's value: first '|' last; the version before wrote the first alone.
+local first, last = ARGV[1], ARGV[1]
 local seen = redis.call('GET', KEYS[1])
-if seen then return seen end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]
+if seen then
+  first = string.match(seen, '^[^|]+')
+  last = string.match(seen, '|(.+)$') or first
+end
+local latest = ARGV[1]
+if tonumber(last) > tonumber(latest) then latest = last end
+redis.call('SET', KEYS[1], first .. '|' .. latest, 'PX', ARGV[2])
+return {first, last}
 """,
 )
 
 REPLAY_SCRIPTS: Final = (RENEW_EPOCH, CLAIM, MARK, READ_BLOCKS, RETURN_BLOCKS)
 """What a gateway runs."""
 
-RECORD_SCRIPTS: Final = (GUARDED, TOUCH_CLIENT, TAKE, FIRST_SEEN)
+RECORD_SCRIPTS: Final = (GUARDED, TOUCH_CLIENT, TAKE, SEE_KEY)
 """What an authorization server runs beside them."""

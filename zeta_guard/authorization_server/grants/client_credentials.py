@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from zeta_guard.authorization_server.asking import ask_policy
 from zeta_guard.authorization_server.audience import Target
@@ -26,7 +27,11 @@ from zeta_guard.authorization_server.spending import proof_claim, spend
 from zeta_guard.config.authorization_server import Product
 from zeta_guard.errors import ZetaError
 from zeta_guard.jose.dpop import DpopProof
+from zeta_guard.policy.document import DpopKey
 from zeta_guard.store.contract import Session, block_subject
+
+_SHORTEST_MEMORY: Final = 86_400
+"""Seconds after its last use for which a DPoP key is remembered at least."""
 
 
 async def grant_client_credentials(deps: Dependencies, request: FormRequest) -> TokenSet:
@@ -67,7 +72,7 @@ async def grant_client_credentials(deps: Dependencies, request: FormRequest) -> 
         events=deps.events,
         client_id=assertion.product_id,
     )
-    await _check_key_age(deps, proof, now)
+    key = await _see_key(deps, proof, now)
     permission = await ask_policy(
         deps,
         request,
@@ -80,6 +85,7 @@ async def grant_client_credentials(deps: Dependencies, request: FormRequest) -> 
         statement=statement,
         target=target,
         scopes=scopes,
+        dpop_key=key,
     )
     audience = _product_audience(deps, permission.audience, assertion.product)
 
@@ -156,6 +162,7 @@ def _statement(
         client_id=assertion.product_id,
         platform=None,
         key=proof.key,
+        jkt=proof.jkt,
         nonce=nonce,
         binding_required=False,
         now=now,
@@ -184,17 +191,16 @@ def _product_audience(deps: Dependencies, audience: tuple[str, ...], product: Pr
     return found
 
 
-async def _check_key_age(deps: Dependencies, proof: DpopProof, now: float) -> None:
+async def _see_key(deps: Dependencies, proof: DpopProof, now: float) -> DpopKey:
     oldest = deps.config.authorization_server.dpop_key_max_age
-    if oldest is None:
-        return
     # Remembered long beyond its age: a key that was forgotten would be young again.
-    seen = await deps.store.first_seen(proof.jkt, ttl=max(10 * oldest, 86_400), now=now)
-    if now - seen > oldest:
-        age = math.floor(now - seen)
+    seen = await deps.store.see_key(proof.jkt, ttl=max(10 * (oldest or 0), _SHORTEST_MEMORY), now=now)
+    age = max(0, math.floor(now - seen.first_seen))
+    if oldest is not None and now - seen.first_seen > oldest:
         raise ZetaError(
             "invalid_dpop_proof",
             f"DPoP proof: its key is {age} s old; at most {oldest} s allowed, make a new key",
             status=401,
             stage="dpop_proof",
         )
+    return DpopKey(int(seen.first_seen), int(seen.last_seen), age)
