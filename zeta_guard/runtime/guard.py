@@ -144,10 +144,11 @@ class Guard:
             raise
         self._note_unsafe(config)
         self._runtime_metrics.info.labels(__version__, self.role).set(1)
-        # What lives from start to stop need not be looked at by every collection (p99 18 → 5 ms when measured).
+        # What lives from start to stop need not be looked at by every collection (p99 18 → 5 ms when measured). Requests leave
+        # nothing to collect; a connection does (asyncio's transports hold themselves), and has grown old when it ends.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
+        gc.set_threshold(20_000, 10, 10)
         # Who is told that the guard has started may send a proof at once.
         await asyncio.sleep(min(1.0, max(0.0, self._ready_from - self._clock())))
 
