@@ -52,6 +52,7 @@ async def _check(file: Path, *, connect: bool) -> Findings:
     from zeta_guard.cli.checking.connections import try_connections
     from zeta_guard.cli.checking.finding import Findings
     from zeta_guard.cli.checking.rooms import check_rooms
+    from zeta_guard.cli.checking.tls import tls_notices
     from zeta_guard.cli.checking.to_do import to_do
     from zeta_guard.config.files import file_mistakes, file_notices
     from zeta_guard.config.guard import GuardConfig
@@ -66,7 +67,7 @@ async def _check(file: Path, *, connect: bool) -> Findings:
     findings.add(file_mistakes(config))
     await check_rooms(config, findings, connect=connect)
     findings.to_do = to_do(config)
-    findings.notices = [*notices(config), *file_notices(config)]
+    findings.notices = [*notices(config), *tls_notices(config), *file_notices(config)]
     if connect and not findings.mistakes:
         print("trying connections …", file=sys.stderr)
         findings.connections = await try_connections(config)

@@ -332,6 +332,10 @@ def refusal_of(error: UpstreamError) -> ZetaError:
         return unavailable("No server of the service is healthy.", stage="upstream")
     if error.fault is Fault.REFUSED:
         return ZetaError("bad_gateway", "The service behind the guard cannot be reached.", stage="upstream")
+    if error.fault is Fault.TLS:
+        return ZetaError(
+            "bad_gateway", "The secure connection to the service behind the guard failed.", stage="upstream"
+        )
     if error.fault is Fault.GARBAGE:
         return ZetaError(
             "bad_gateway", "The service behind the guard did not answer with valid HTTP.", stage="upstream"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -42,7 +43,9 @@ class Fault(StrEnum):
     """How an exchange with a backend failed."""
 
     REFUSED = "refused"
-    """No connection (refused, unreachable, TLS, too slow to open): nothing was sent."""
+    """No connection (refused, unreachable, too slow to open): nothing was sent."""
+    TLS = "tls"
+    """The backend's certificate does not hold, or it does not want ours: no answer came."""
     CLOSED = "closed"
     """The connection was closed before any byte of an answer."""
     GARBAGE = "garbage"
@@ -344,7 +347,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             elif self.response is not None:
                 self._error = UpstreamError(Fault.TRUNCATED, reached=True)
             else:
-                self._error = UpstreamError(Fault.GARBAGE if self.answered else Fault.CLOSED, reached=True)
+                fault = Fault.GARBAGE if self.answered else Fault.CLOSED
+                if isinstance(exc, ssl.SSLError) and not self.answered:
+                    # In TLS 1.3 a server judges our certificate after we have begun to speak.
+                    fault = Fault.TLS
+                    if self.pool is not None:
+                        self.pool.note_tls_failure(exc)
+                self._error = UpstreamError(fault, reached=True)
         self._wake()
         self.resume_writing()
         if self.pool is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from zeta_guard.config.gateway import Upstream
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.gateway.deadline import DeadlineWatch
 from zeta_guard.gateway.upstream import Fault, UpstreamConnection, UpstreamError
+from zeta_guard.telemetry.logging import log_event
+
+_logger = logging.getLogger("zeta_guard.gateway")
 
 IDLE_SECONDS: Final = 60.0
 """An idle connection is closed after this time."""
@@ -50,6 +54,8 @@ class UpstreamPool:
         self._waiting: Final[deque[asyncio.Future[UpstreamConnection | None]]] = deque()
         self._pruning: asyncio.TimerHandle | None = None
         self._refused = 0
+        self._where: Final = where
+        self._tls_trouble = ""
         self._closed = False
         self.size = 0
         self.healthy = True
@@ -117,6 +123,10 @@ class UpstreamPool:
             if not connection.open:
                 connection = None
                 raise ConnectionResetError
+        except ssl.SSLError as error:
+            self._note_refusal()
+            self.note_tls_failure(error)
+            raise UpstreamError(Fault.TLS, reached=False) from None
         except (OSError, UnicodeError):
             self._note_refusal()
             raise UpstreamError(Fault.REFUSED, reached=False) from None
@@ -190,6 +200,16 @@ class UpstreamPool:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def note_tls_failure(self, error: ssl.SSLError) -> None:
+        """Say why in the log, once per reason: OpenSSL's own word, such as ``CERTIFICATE_VERIFY_FAILED``."""
+        reason = error.reason or type(error).__name__
+        if reason != self._tls_trouble:
+            self._tls_trouble = reason
+            detail = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
+            log_event(
+                _logger, logging.WARNING, "upstream_tls_failed", upstream=self._where, reason=reason, detail=detail
+            )
 
     def _note_refusal(self) -> None:
         self._refused += 1
