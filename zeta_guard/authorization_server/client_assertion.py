@@ -46,11 +46,12 @@ class UnverifiedAssertion:
 class ClientAssertion:
     """A client that has proved itself with its registered key. Whether the assertion came before, the store knows.
 
-    ``statement`` is the member ``client_statement``, not judged yet.
+    ``jkt`` is the key's thumbprint. ``statement`` is the member ``client_statement``, not judged yet.
     """
 
     client: Client
     key: ec.EllipticCurvePublicKey
+    jkt: str
     jti: str
     times: AssertionTimes
     statement: dict[str, JsonValue] | None
@@ -125,7 +126,7 @@ def verify_assertion(assertion: UnverifiedAssertion, client: Client) -> ClientAs
     verify_es256(assertion.jws, registered.key, SLOT)
     claims = assertion.jws.claims
     statement = member(claims, "client_statement", SLOT) if "client_statement" in claims else None
-    return ClientAssertion(client, registered.key, assertion.jti, assertion.times, statement)
+    return ClientAssertion(client, registered.key, registered.thumbprint, assertion.jti, assertion.times, statement)
 
 
 def unknown_client() -> ZetaError:

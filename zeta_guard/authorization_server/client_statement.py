@@ -18,7 +18,7 @@ from zeta_guard.authorization_server.nonce import Nonce
 from zeta_guard.errors import JsonValue
 from zeta_guard.jose.claims import integer, member, text
 from zeta_guard.jose.encoding import b64url_decode, b64url_encode
-from zeta_guard.jose.jwk import thumbprint
+from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 
 SLOT: Final = Slot("client statement", "invalid_client", 400)
@@ -29,6 +29,9 @@ LONGEST_TEXT: Final = 256
 _PRODUCT_ID: Final = re.compile(r"[0-9a-zA-Z\-]{1,20}")
 _PRODUCT_VERSION: Final = re.compile(r"[0-9a-zA-Z\-.]{1,20}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+_recent_keys: Final[Recent[str, str]] = Recent(4096)
+"""Thumbprint → SubjectPublicKeyInfo in base64: clients come again with the key that they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ def verify_statement(
     client_id: str,
     platform: str | None,
     key: ec.EllipticCurvePublicKey,
+    jkt: str,
     nonce: Nonce,
     binding_required: bool,
     now: float,
@@ -64,8 +68,8 @@ def verify_statement(
 ) -> ClientStatement:
     """Check a statement. Pure.
 
-    ``platform``: that of the client's first use, None before it. ``key``: what ``public_key`` must be (P-256). ``oldest`` and
-    ``ahead`` bound ``attestation_timestamp``, in seconds. Without ``binding_required`` (client credentials, where the DPoP key
+    ``platform``: that of the client's first use, None before it. ``key``: what ``public_key`` must be (P-256), ``jkt`` its
+    thumbprint. ``oldest`` and ``ahead`` bound ``attestation_timestamp``, in seconds. Without ``binding_required`` (client credentials, where the DPoP key
     is bound by ``cnf``) key and challenge may be absent, not wrong. Raises ZetaError ``invalid_client`` 400.
     """
     if text(statement, "sub", SLOT) != client_id:
@@ -80,8 +84,8 @@ def verify_statement(
     posture = member(statement, "posture", SLOT)
     _check_platform_product(posture, seen)
     attested_at = _attested_at(statement, now=now, oldest=oldest, ahead=ahead)
-    _check_public_key(posture, key, binding_required)
-    bound = _check_challenge(posture, key, nonce, binding_required)
+    _check_public_key(posture, key, jkt, binding_required)
+    bound = _check_challenge(posture, jkt, nonce, binding_required)
     return ClientStatement(
         platform=seen,
         posture_type="software",
@@ -134,29 +138,40 @@ def _words(posture: Mapping[str, JsonValue], name: str) -> str:
     return value
 
 
-def _check_public_key(posture: Mapping[str, JsonValue], key: ec.EllipticCurvePublicKey, required: bool) -> None:
+def _check_public_key(
+    posture: Mapping[str, JsonValue], key: ec.EllipticCurvePublicKey, jkt: str, required: bool
+) -> None:
     if "public_key" not in posture and not required:
         return
+    stated, expected = text(posture, "public_key", SLOT), _key_info(key, jkt)
+    if stated == expected:
+        return
     # Both spellings of the same key are in use: base64 of the DER, and PEM.
-    lines = text(posture, "public_key", SLOT).replace("\r", "").strip().split("\n")
+    lines = stated.replace("\r", "").strip().split("\n")
     if lines[0] == "-----BEGIN PUBLIC KEY-----" and lines[-1] == "-----END PUBLIC KEY-----":
         lines = lines[1:-1]
-    if "".join(lines) != base64.b64encode(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode():
+    if "".join(lines) != expected:
         raise SLOT.refuse("'public_key' is not the client's key; expected its SubjectPublicKeyInfo in base64")
 
 
-def challenge(key: ec.EllipticCurvePublicKey, nonce: bytes) -> str:
-    """``attestation_challenge``: SHA-256 over the key's thumbprint (32 bytes) and the nonce, base64url."""
-    return b64url_encode(hashlib.sha256(b64url_decode(thumbprint(key)) + nonce).digest())
+def _key_info(key: ec.EllipticCurvePublicKey, jkt: str) -> str:
+    known = _recent_keys.get(jkt)
+    if known is None:
+        known = base64.b64encode(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+        _recent_keys.put(jkt, known)
+    return known
 
 
-def _check_challenge(
-    posture: Mapping[str, JsonValue], key: ec.EllipticCurvePublicKey, nonce: Nonce, required: bool
-) -> bool:
+def challenge(jkt: str, nonce: bytes) -> str:
+    """``attestation_challenge``: SHA-256 over the key's thumbprint (its 32 bytes) and the nonce, base64url."""
+    return b64url_encode(hashlib.sha256(b64url_decode(jkt) + nonce).digest())
+
+
+def _check_challenge(posture: Mapping[str, JsonValue], jkt: str, nonce: Nonce, required: bool) -> bool:
     bound = False
     if "attestation_challenge" in posture:
         if not hmac.compare_digest(
-            text(posture, "attestation_challenge", SLOT).encode(), challenge(key, nonce.raw).encode()
+            text(posture, "attestation_challenge", SLOT).encode(), challenge(jkt, nonce.raw).encode()
         ):
             raise SLOT.refuse("'attestation_challenge' is not the hash of the client's key and this request's nonce")
         bound = True

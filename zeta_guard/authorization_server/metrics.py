@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -24,6 +26,9 @@ class AuthorizationServerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        # Finding a labelled child costs more than counting; grants and error codes are a few dozen pairs.
+        self._outcomes: Final[dict[tuple[str, str], Counter]] = {}
+        self._durations: Final[dict[str, Histogram]] = {}
         self.registrations = Counter(
             "zeta_guard_registrations",
             "Registration attempts by outcome ('registered', 'known' or the error code).",
@@ -43,3 +48,14 @@ class AuthorizationServerMetrics:
         self.sessions_ended = Counter(
             "zeta_guard_sessions_ended", "Sessions ended before their time, by reason.", ("reason",), registry=registry
         )
+
+    def token_answered(self, grant: str, outcome: str, seconds: float) -> None:
+        """A request at the token endpoint ended so, ``seconds`` after it began."""
+        counter = self._outcomes.get((grant, outcome))
+        if counter is None:
+            counter = self._outcomes[(grant, outcome)] = self.tokens.labels(grant, outcome)
+        duration = self._durations.get(grant)
+        if duration is None:
+            duration = self._durations[grant] = self.seconds.labels(grant)
+        counter.inc()
+        duration.observe(seconds)

@@ -84,7 +84,6 @@ async def answer_token_request(deps: Dependencies, request: web.BaseRequest, fac
         outcome = error.code
         raise
     finally:
-        deps.metrics.tokens.labels(label, outcome).inc()
-        deps.metrics.seconds.labels(label).observe(time.perf_counter() - started)
+        deps.metrics.token_answered(label, outcome, time.perf_counter() - started)
     log_event(_LOGGER, logging.DEBUG, "token_answered", grant=label, request_id=facts.request_id)
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -244,9 +244,12 @@ class RevocationCheck:
             counter = self._outcomes[(word, source, reason)] = self._metrics.outcomes.labels(word, source, reason)
         counter.inc()
         quiet = source == "cache" and isinstance(outcome, Good)
+        level = logging.DEBUG if quiet else logging.INFO
+        if not _LOGGER.isEnabledFor(level):
+            return outcome
         log_event(
             _LOGGER,
-            logging.DEBUG if quiet else logging.INFO,
+            level,
             "ocsp_outcome",
             outcome=word,
             source=source,

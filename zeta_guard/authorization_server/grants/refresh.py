@@ -138,6 +138,7 @@ def _statement(deps: Dependencies, assertion: ClientAssertion, nonce: Nonce, now
         client_id=assertion.client.client_id,
         platform=assertion.client.platform,
         key=assertion.key,
+        jkt=assertion.jkt,
         nonce=nonce,
         binding_required=True,
         now=now,

@@ -49,6 +49,7 @@ async def exchange_token(deps: Dependencies, request: FormRequest) -> TokenSet:
         client_id=client.client_id,
         platform=client.platform,
         key=assertion.key,
+        jkt=assertion.jkt,
         nonce=nonce,
         binding_required=True,
         now=now,
