@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tests.authorization_server.conftest import MakeServer, Server
 
 MakePair = Callable[..., Awaitable[tuple["Server", "Server"]]]
-OLD, NEW = Secrets([bytes(range(32))]), Secrets([bytes(range(32, 64)), bytes(range(32))])
+SECRET_A, SECRET_B = bytes(range(32)), bytes(range(32, 64))
+OLD, NEW = Secrets([SECRET_A]), Secrets([SECRET_B, SECRET_A])
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +134,80 @@ async def test_a_change_of_secrets_costs_nobody_a_binding_or_a_session(make_serv
     await after.admin.remove_block("institution", former, actor="root")
     await after.admin.add_block("institution", current, seconds=60, note="", actor="root", now=after.clock.now)
     assert (await practice.exchange()).refusal == (403, "access_denied")
+
+
+MakeGuard = Callable[..., Awaitable["Server"]]
+
+
+@pytest.fixture
+def guard_with(make_server: MakeServer, redis: RedisProcess) -> MakeGuard:
+    """The same guard, started again on what Redis has kept, with other secrets."""
+    store = {"kind": "redis", "url": redis.url, "key_prefix": f"{randomness.token_hex(4)}:"}
+    same: dict[str, Any] = {"issuer": "http://127.0.0.1/"}
+
+    async def make(*secrets: bytes) -> Server:
+        server = await make_server(secrets=Secrets(secrets), store=store, authorization_server=same)
+        same.setdefault("signing_keys", str(server.config.authorization_server.signing_keys))
+        return server
+
+    return make
+
+
+async def login(practice: Any, server: Server) -> str:
+    practice.server = server
+    reply = await practice.exchange()
+    assert reply.status == 200, reply.body
+    return str(reply.json["refresh_token"])
+
+
+async def refresh(practice: Any, server: Server, token: str) -> Any:
+    practice.server = server
+    return await practice.refresh(token, form={"audience": None})
+
+
+@pytest.mark.redis
+async def test_a_new_secret_in_front_of_the_old_one_keeps_sessions_and_registrations(guard_with: MakeGuard) -> None:
+    before = await guard_with(SECRET_A)
+    practice = before.practice()
+    token = await login(practice, before)
+    registered = practice.client_id
+    after = await guard_with(SECRET_B, SECRET_A)
+    reply = await refresh(practice, after, token)
+    assert reply.status == 200, reply.body
+    # The session goes on under its new record, and the card logs in anew with the same registration.
+    assert (await refresh(practice, after, reply.json["refresh_token"])).status == 200
+    await login(practice, after)
+    assert practice.client_id == registered
+    assert (await practice.register()).json["client_id"] == registered
+
+
+@pytest.mark.redis
+async def test_replicas_restarted_one_by_one_understand_each_other_when_the_new_secret_comes_second_first(
+    guard_with: MakeGuard,
+) -> None:
+    one, other = await guard_with(SECRET_A, SECRET_B), await guard_with(SECRET_B, SECRET_A)
+    for first, second in ((one, other), (other, one)):
+        practice = first.practice()
+        token = await login(practice, first)
+        nonce = await practice.nonce()
+        assert (await refresh(practice, second, token)).status == 200
+        assert (await practice.exchange(nonce=nonce)).status == 200
+
+
+@pytest.mark.redis
+async def test_a_secret_that_is_gone_takes_registrations_with_it_and_clients_come_back_by_themselves(
+    guard_with: MakeGuard,
+) -> None:
+    before = await guard_with(SECRET_A)
+    practice = before.practice()
+    token = await login(practice, before)
+    registered = practice.client_id
+    after = await guard_with(SECRET_B)
+    # The client hears what makes it register anew, never that its registration belongs to somebody else.
+    assert (await refresh(practice, after, token)).refusal == (401, "invalid_client")
+    assert (await practice.exchange()).refusal == (401, "invalid_client")
+    assert (await practice.register()).status == 201
+    assert practice.client_id != registered
+    assert (await refresh(practice, after, token)).refusal == (400, "invalid_grant")
+    assert (await refresh(practice, after, await login(practice, after))).status == 200
+    assert after.admin.pseudonyms(practice.card.telematik_id) != before.admin.pseudonyms(practice.card.telematik_id)

@@ -127,3 +127,32 @@ async def test_a_missing_route_server_and_missing_popp_keys_are_lines_of_the_rea
     names = [line["name"] for line in (await readiness(world))[1]["dependencies"]]
     assert {"store", "policy", "trust"} <= set(names)
     assert any(name.startswith("popp keys ") for name in names)
+
+
+@pytest.mark.parametrize("change", ["other content", "another file", "a second file"])
+async def test_secrets_are_not_changed_by_a_reload_because_bound_clients_would_be_foreign(
+    world: Any, change: str
+) -> None:
+    secret = world.config_file.parent / world.section("secret_files")[0]
+    async with world.client() as client:
+        await client.login()
+        if change == "other content":
+            secret.write_bytes(bytes(range(32)))
+        else:
+            (secret.parent / "second").write_bytes(bytes(range(32)))
+            (secret.parent / "second").chmod(0o600)
+            world.change(
+                secret_files=["second"] if change == "another file" else ["second", *world.section("secret_files")]
+            )
+        with pytest.raises(ConfigurationError, match=r"secret_files.*[Rr]estart"):
+            await world.reload()
+        await client.login()
+        assert (await client.send("GET", OPEN_ROUTE)).status == 200
+
+
+async def test_the_same_secret_in_another_file_is_no_change(world: Any) -> None:
+    secret = world.config_file.parent / world.section("secret_files")[0]
+    (secret.parent / "copy").write_bytes(secret.read_bytes())
+    (secret.parent / "copy").chmod(0o600)
+    world.change(secret_files=["copy"])
+    await world.reload()

@@ -35,7 +35,9 @@ tls:
   certificate_file: tls/guard.pem      # self-signed by 'init': replace it
   private_key_file: tls/guard.key
 
-# 32 random bytes, the same on all replicas. To change it: [new, old], and after a day only [new].
+# 32 random bytes, the same on all replicas. To change it: [new, old] and restart; nobody loses anything (several replicas:
+# first [old, new]). Dropping the old one later loses what it sealed: registrations made before the change (clients register
+# again by themselves), sessions that still run (a day at most), and blocks of institutions (set them again).
 secret_files: [keys/secret]
 
 # State in this process: one process only, forgotten by a restart. Several processes or replicas need Redis 7:

@@ -83,6 +83,7 @@ class Guard:
         self._metrics = Metrics()
         self._runtime_metrics = RuntimeMetrics(self._metrics.registry)
         self._store: Store | None = None
+        self._secrets: Secrets | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -122,7 +123,7 @@ class Guard:
         require_compiled_parser()
         try:
             public = self._public_socket = self._public_socket or bind_public_socket(config.listen, self._clock)
-            secrets = Secrets.load(config.secret_files)
+            secrets = self._secrets = Secrets.load(config.secret_files)
             self._store = open_store(
                 config.store,
                 secrets=secrets,
@@ -234,7 +235,7 @@ class Guard:
                     raise ConfigurationError(
                         key, "changed by a reload", "the value the guard was started with", "Restart to change it."
                     )
-            secrets = Secrets.load(config.secret_files)
+            secrets = self._same_secrets(config)
             if (config.tls is None) != (self._tls is None):
                 raise ConfigurationError("tls", "switched by a reload", "as at start", "Restart to change it.")
             if config.tls is not None and self._tls is not None:
@@ -255,6 +256,18 @@ class Guard:
             task = asyncio.get_running_loop().create_task(self._retire(old))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
+
+    def _same_secrets(self, config: GuardConfig) -> Secrets:
+        # The store keeps what it knows over a reload: with other pseudonyms every bound client would be somebody else's.
+        secrets = Secrets.load(config.secret_files)
+        if self._secrets is None or secrets.derive("reload") != self._secrets.derive("reload"):
+            raise ConfigurationError(
+                "secret_files",
+                "other secrets after a reload",
+                "those the guard was started with",
+                "Restart to change them.",
+            )
+        return secrets
 
     async def _retire(self, generation: Generation) -> None:
         """Close an old generation when its last request and socket have ended."""
