@@ -245,6 +245,17 @@ async def test_limits_per_address_come_before_anything(make_server: MakeServer) 
     assert (await server.get("/nonce")).status == 200
 
 
+@pytest.mark.parametrize(("kind", "path"), [("register", "/register"), ("token", "/token"), ("metadata", "/jwks")])
+async def test_each_kind_of_request_has_its_limit(make_server: MakeServer, kind: str, path: str) -> None:
+    server = await make_server(rate_limits={kind: {"per_minute": 60, "burst": 1}})
+    ask = server.get if path == "/jwks" else server.post
+    arguments: tuple[Any, ...] = (path,) if path == "/jwks" else (path, b"")
+    assert (await ask(*arguments)).status != 429
+    reply = await ask(*arguments)
+    assert reply.refusal == (429, "rate_limit_exceeded")
+    assert reply.headers["Retry-After"] == "1"
+
+
 @pytest.mark.parametrize("path", ["/token", "/register", "/revoke", "/errors/x", "/authorize"])
 async def test_refusals_carry_the_limits_too(server: Server, path: str) -> None:
     reply = await server.post(path, b"garbage", {"Content-Type": "text/plain"})
@@ -300,6 +311,14 @@ async def test_an_issuer_on_another_host_is_a_mistake_of_the_configuration(
 ) -> None:
     with pytest.raises(ConfigurationError, match="issuer"):
         await make_server(authorization_server={"issuer": issuer})
+
+
+async def test_a_product_that_could_be_mistaken_for_a_registered_client_stops_the_start(
+    make_server: MakeServer,
+) -> None:
+    product = {"audiences": ["urn:popp"], "scopes": ["popp"]}
+    with pytest.raises(ConfigurationError, match="products"):
+        await make_server(authorization_server={"products": {CLIENT_ID_PREFIX + "x": product}})
 
 
 async def test_an_issuer_with_a_path_on_the_same_host_is_fine(make_server: MakeServer) -> None:

@@ -85,6 +85,14 @@ def test_garbage_is_refused(text: str) -> None:
     refusal(text)
 
 
+@given(st.binary(max_size=40))
+def test_bytes_of_another_length_leave_nothing_behind_in_the_cipher(raw: bytes) -> None:
+    one = mint()
+    good = one.issue(epoch=EPOCH, now=NOW)
+    refusal(b64url_encode(raw), by=one)
+    one.check(good, epoch=EPOCH, now=NOW)
+
+
 @given(st.binary(min_size=16, max_size=16))
 def test_no_guess_is_a_nonce(raw: bytes) -> None:
     refusal(b64url_encode(raw))

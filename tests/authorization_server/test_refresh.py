@@ -106,7 +106,9 @@ async def test_reuse_after_the_grace_window_ends_the_session(make_server: MakeSe
     practice, token = await logged_in(server)
     successor = (await practice.refresh(token)).json["refresh_token"]
     server.clock.advance(11)
-    assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
+    reply = await practice.refresh(token)
+    assert reply.refusal == (400, "invalid_grant")
+    assert "twice" in reply.words
     reply = await practice.refresh(successor)
     assert reply.refusal == (400, "invalid_grant")
     assert "twice" in reply.words
@@ -400,6 +402,22 @@ async def test_a_lost_session_record_is_never_rebuilt_from_the_token(server: Ser
     session_id = str(server.claims(token, "refresh+jwt").claims["sid"])
     server.store._sessions.pop(session_id)
     assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
+
+
+async def test_a_session_record_that_is_lost_while_the_policy_thinks_brings_no_token(
+    make_server: MakeServer, engine: Scripted
+) -> None:
+    server = await make_server(policy=engine)
+    practice, token = await logged_in(server)
+    session_id = str(server.claims(token, "refresh+jwt").claims["sid"])
+
+    async def lose() -> None:
+        server.store._sessions.pop(session_id)
+
+    engine.meanwhile = lose
+    assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
+    engine.meanwhile = None
+    assert (await practice.exchange()).status == 200
 
 
 async def test_a_session_that_ends_while_the_policy_thinks_is_over(make_server: MakeServer, engine: Scripted) -> None:

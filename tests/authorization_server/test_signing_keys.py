@@ -361,6 +361,19 @@ def test_a_wrong_key_file_is_refused_by_name(tmp_path: Path, name: str, content:
         read_keys(tmp_path)
 
 
+def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "2027-01-15T080000Z.pem").mkdir()
+    with pytest.raises(ConfigurationError, match="unreadable") as caught:
+        read_keys(tmp_path)
+    assert caught.value.path == "authorization_server.signing_keys/2027-01-15T080000Z.pem"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        rotate(tmp_path / "file" / "keys", NOW)
+
+
 def test_a_folder_full_of_files_is_refused(tmp_path: Path) -> None:
     rotate(tmp_path, NOW)
     for number in range(32):
