@@ -14,7 +14,7 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.jose.sealing import Secrets
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store import Role, open_store
-from zeta_guard.store.contract import Block, Claim, Store
+from zeta_guard.store.contract import Block, Charge, Claim, Store
 
 pytestmark = pytest.mark.redis
 
@@ -95,6 +95,27 @@ async def test_emptied_server_is_noticed_without_a_lost_connection(
     assert replica.store.epoch.started_at == clock.now
     clock.now += 1
     assert await replica.claim("fresh") == "won"
+
+
+async def test_emptied_server_is_noticed_by_a_spending_before_anything_is_charged(
+    start_redis: StartRedis, open_replica: OpenReplica
+) -> None:
+    server, clock = start_redis(), Clock()
+    replica = await open_replica(server, clock)
+    clock.now += 10
+
+    async def spend(name: str, dated: float) -> str:
+        claim, charge = Claim(hashlib.sha256(name.encode()).digest(), dated, 90), Charge("client:c", 60, 3)
+        outcome = await replica.store.spend([claim], (), [charge], owner=name, fingerprint=PRINT, now=clock.now)
+        return outcome.status.value
+
+    assert await spend("proof", clock.now - 1) == "won"
+    server.ask("FLUSHALL")
+    assert await spend("proof", clock.now - 1) == "stale"
+    clock.now += 1
+    server.ask("FLUSHALL")
+    assert await spend("dated ahead of the new epoch", clock.now + 0.5) == "stale", "for some seconds after a loss"
+    assert (await replica.store.take("client:c", per_minute=60, burst=3, now=clock.now)).remaining == 2
 
 
 async def test_emptied_server_is_noticed_by_reading_blocks(start_redis: StartRedis, open_replica: OpenReplica) -> None:

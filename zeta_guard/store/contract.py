@@ -7,7 +7,7 @@ of the wall clock of the caller's request (``now``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
@@ -45,15 +45,19 @@ class ClaimStatus(StrEnum):
     """A block stands against the session, client, institution or product."""
     STALE = "stale"
     """Dated at or before the start of the store's epoch."""
+    EMPTY = "empty"
+    """A bucket that was to be charged is empty (:meth:`Store.spend` only)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimOutcome:
-    """``index`` points at the claim (LOST, STALE) or the subject (BLOCKED) that decided; ``reason`` is the block's reason."""
+    """``index`` points at the claim (LOST, STALE), the subject (BLOCKED) or the charge (EMPTY) that decided; ``reason`` is the
+    block's reason, ``bucket`` the empty bucket's state."""
 
     status: ClaimStatus
     index: int = -1
     reason: str = ""
+    bucket: Bucket | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,25 @@ class KeyAge:
     last_seen: float
 
 
+class Charge(NamedTuple):
+    """One token of a shared bucket."""
+
+    bucket: str
+    per_minute: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What one trip found. ``cached``: the cached values that exist, by key. ``seen`` is for the store alone: with it a later
+    change is made only if what it depends on is still as it was found here."""
+
+    client: Client | None
+    session: Session | None
+    cached: Mapping[str, bytes]
+    seen: object = None
+
+
 class ReplayStore(Protocol):
     """What the gateway needs; its Redis user may do no more."""
 
@@ -231,6 +254,23 @@ class Store(ReplayStore, Protocol):
     async def ping(self) -> None:
         """Raise ZetaError when the store does not answer (readiness line)."""
 
+    async def look_up(
+        self, client_id: str, *, session_id: str | None = None, cached: Sequence[str] = (), now: float
+    ) -> LookUp:
+        """:meth:`get_client`, :meth:`get_session` and :meth:`get_cached` of several keys in one trip."""
+
+    async def spend(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        charges: Sequence[Charge],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+    ) -> ClaimOutcome:
+        """:meth:`take` for each of ``charges``, then :meth:`claim`, in one trip. An empty bucket ends it: EMPTY."""
+
     # registrations
     async def register_client(self, client: Client, *, ttl: int, most_pending: int, now: float) -> Client:
         """Store a pending client, or return the one that has this key already, unchanged. Too many pending: ZetaError 503."""
@@ -253,8 +293,12 @@ class Store(ReplayStore, Protocol):
         """Delete a client and its key index."""
 
     # sessions
-    async def start_session(self, session: Session, *, now: float) -> None:
-        """Write a new session."""
+    async def start_session(self, session: Session, *, seen: object = None, client_ttl: int = 0, now: float) -> bool:
+        """Write a new session.
+
+        With ``seen`` (of the client's :meth:`look_up`) the client's use is noted in the same step, as by
+        :meth:`touch_client`; False, and nothing written, when its record is not as it was seen.
+        """
 
     async def get_session(self, session_id: str, *, now: float) -> Session | None:
         """The session, or None when unknown or over. An ended one is kept until its expiry as a block."""
@@ -268,11 +312,15 @@ class Store(ReplayStore, Protocol):
         jkt: str,
         sealed_answer: bytes,
         grace: int,
+        seen: object = None,
+        client_ttl: int | None = None,
         now: float,
     ) -> RotateOutcome:
         """Atomically replace the refresh token; of two callers one wins, the other gets its answer within ``grace``.
 
-        Called last. REUSED ends the session in the same step (block reason ``reuse``).
+        Called last. REUSED ends the session in the same step (block reason ``reuse``). ``seen`` (of this session's
+        :meth:`look_up`) saves a trip where nothing has changed since. With ``client_ttl`` a rotation that is WON notes a use
+        of the session's client too, as :meth:`touch_client` does.
         """
 
     async def end_session(self, session_id: str, *, reason: str, ttl: int, now: float) -> bool:

@@ -20,6 +20,7 @@ from zeta_guard.store.contract import (
     BindStatus,
     Block,
     Bucket,
+    Charge,
     Claim,
     ClaimOutcome,
     ClaimStatus,
@@ -27,7 +28,9 @@ from zeta_guard.store.contract import (
     ClientState,
     Epoch,
     KeyAge,
+    LookUp,
     RotateOutcome,
+    RotateStatus,
     Session,
     block_subject,
 )
@@ -167,6 +170,32 @@ class MemoryStore:
             raise self._full("blocks")
         self._blocks.put(block.subject, block, block.until)
 
+    async def look_up(
+        self, client_id: str, *, session_id: str | None = None, cached: Sequence[str] = (), now: float
+    ) -> LookUp:
+        """See the contract."""
+        client = self._clients.get(client_id, now)
+        session = await self.get_session(session_id, now=now) if session_id is not None else None
+        values = ((key, self._cache.get(key, now)) for key in cached)
+        return LookUp(client, session, {key: value for key, value in values if value is not None}, client)
+
+    async def spend(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        charges: Sequence[Charge],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+    ) -> ClaimOutcome:
+        """See the contract."""
+        for index, charge in enumerate(charges):
+            state = await self.take(charge.bucket, per_minute=charge.per_minute, burst=charge.burst, now=now)
+            if not state.allowed:
+                return ClaimOutcome(ClaimStatus.EMPTY, index, bucket=state)
+        return self._claim(claims, subjects, owner, fingerprint, now)
+
     # registrations
 
     async def register_client(self, client: Client, *, ttl: int, most_pending: int, now: float) -> Client:
@@ -250,13 +279,20 @@ class MemoryStore:
 
     # sessions
 
-    async def start_session(self, session: Session, *, now: float) -> None:
+    async def start_session(self, session: Session, *, seen: object = None, client_ttl: int = 0, now: float) -> bool:
         """See the contract."""
         self._mark.check(now)
         self._sessions.sweep(now)
         if len(self._sessions) >= self._most_records:
             raise self._full("sessions")
+        if isinstance(seen, Client):
+            client = self._clients.get(session.client_id, now)
+            # Uses are no change of the record.
+            if client is None or replace(client, last_used_at=seen.last_used_at) != seen:
+                return False
+            await self.touch_client(session.client_id, ttl=client_ttl, now=now)
         self._sessions.put(session.session_id, SessionRecord(session), session.expires_at)
+        return True
 
     async def get_session(self, session_id: str, *, now: float) -> Session | None:
         """See the contract."""
@@ -274,6 +310,8 @@ class MemoryStore:
         jkt: str,
         sealed_answer: bytes,
         grace: int,
+        seen: object = None,
+        client_ttl: int | None = None,
         now: float,
     ) -> RotateOutcome:
         """See the contract."""
@@ -293,6 +331,8 @@ class MemoryStore:
             self._end_session(session_id, REUSE_REASON, AFTERLIFE_SECONDS, now)
         elif rotation.record is not None:
             self._sessions.put(session_id, rotation.record, rotation.record.session.expires_at)
+            if client_ttl is not None and rotation.outcome.status is RotateStatus.WON:
+                await self.touch_client(rotation.record.session.client_id, ttl=client_ttl, now=now)
         return rotation.outcome
 
     async def end_session(self, session_id: str, *, reason: str, ttl: int, now: float) -> bool:

@@ -26,15 +26,29 @@ from typing import TYPE_CHECKING, Final
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.store.bucket import bucket_state
-from zeta_guard.store.contract import BindOutcome, Block, Bucket, Client, KeyAge, RotateOutcome, Session
+from zeta_guard.store.contract import (
+    BindOutcome,
+    Block,
+    Bucket,
+    Charge,
+    Claim,
+    ClaimOutcome,
+    ClaimStatus,
+    Client,
+    KeyAge,
+    LookUp,
+    RotateOutcome,
+    Session,
+)
 from zeta_guard.store.record_seal import RecordSeal
 from zeta_guard.store.redis_blocks import clear_blocks, drop_block, put_block
-from zeta_guard.store.redis_clients import RedisClients
+from zeta_guard.store.redis_clients import RedisClients, SeenClient
+from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import GuardedCommands
 from zeta_guard.store.redis_link import no_answer
-from zeta_guard.store.redis_replay import RedisReplayStore
-from zeta_guard.store.redis_scripts import RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, TAKE, Script
-from zeta_guard.store.redis_sessions import RedisSessions
+from zeta_guard.store.redis_replay import WON, RedisReplayStore, _outcome
+from zeta_guard.store.redis_scripts import LOOK_UP, RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, SPEND, TAKE, Script
+from zeta_guard.store.redis_sessions import RedisSessions, SeenSession
 
 if TYPE_CHECKING:
     from zeta_guard.store import KeyDerivation, Role
@@ -58,7 +72,80 @@ class RedisStore(RedisReplayStore):
         keys = secrets.derive("store-mac") if role != "gateway" else ()
         seal = RecordSeal(keys)
         self._clients = RedisClients(self._link, self._prefix, seal)
-        self._sessions = RedisSessions(self._link, self._prefix, seal)
+        self._sessions = RedisSessions(self._link, self._prefix, seal, self._clients)
+
+    async def look_up(
+        self, client_id: str, *, session_id: str | None = None, cached: Sequence[str] = (), now: float
+    ) -> LookUp:
+        """See the contract."""
+        keys = [self._clients.place(client_id)]
+        places: tuple[Argument, ...] = (b"", b"", b"")
+        if session_id is not None:
+            key, places = self._sessions.places(session_id)
+            keys.append(key)
+        reply = await self._run(LOOK_UP, keys, *places, *(self._cache_key(key) for key in cached))
+        if not isinstance(reply, list) or len(reply) != 4 + len(cached):
+            raise no_answer()
+        client = self._clients.seen(client_id, reply[0], now)
+        values = {key: self._cached(value, now) for key, value in zip(cached, reply[4:], strict=True)}
+        found = {key: value for key, value in values.items() if value is not None}
+        if session_id is None:
+            return LookUp(client.client, None, found, client)
+        session = self._sessions.seen(session_id, reply[1:4], now)
+        return LookUp(client.client, session.session, found, (session, client))
+
+    async def spend(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        charges: Sequence[Charge],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+    ) -> ClaimOutcome:
+        """See the contract."""
+        if not charges:
+            return await self.claim(claims, subjects, owner=owner, fingerprint=fingerprint, now=now)
+        self._mark.check(now)
+        # The second round follows a lost answer or a new epoch, as in `claim`.
+        for last in (False, True):
+            stale = self._stale(claims, now)
+            if stale >= 0:
+                return ClaimOutcome(ClaimStatus.STALE, stale)
+            epoch = self._epoch_value
+            try:
+                reply = await self._link.run(
+                    SPEND,
+                    [self._epoch_key, *(self._claim_key(claim.key) for claim in claims)],
+                    len(charges),
+                    *(
+                        word
+                        for charge in charges
+                        for word in (self._bucket_key(charge.bucket), charge.per_minute, charge.burst)
+                    ),
+                    # As in `claim`: a block may last a part of a second longer, never shorter.
+                    *(now, self._epoch_value, int(now), owner, fingerprint),
+                    *(claim.ttl for claim in claims),
+                    *(self._blocks_key, self._returned_key),
+                    *subjects,
+                )
+            except ConnectionLost:
+                if last:
+                    raise no_answer() from None
+                continue
+            if reply == b"E" and not last:
+                await self._renew(epoch)
+                continue
+            if isinstance(reply, list) and isinstance(reply[0], int) and isinstance(reply[1], bytes):
+                charge = charges[reply[0]]
+                state = bucket_state(False, float(reply[1]), per_minute=charge.per_minute, burst=charge.burst)
+                return ClaimOutcome(ClaimStatus.EMPTY, reply[0], bucket=state)
+            if reply == b"W":
+                self._ahead.note(claims, owner, now)
+                return WON
+            return _outcome(reply)
+        raise no_answer()
 
     # registrations
 
@@ -100,10 +187,11 @@ class RedisStore(RedisReplayStore):
 
     # sessions
 
-    async def start_session(self, session: Session, *, now: float) -> None:
+    async def start_session(self, session: Session, *, seen: object = None, client_ttl: int = 0, now: float) -> bool:
         """See the contract."""
         self._mark.check(now)
-        await self._sessions.start(session, now=now)
+        known = seen if isinstance(seen, SeenClient) else None
+        return await self._sessions.start(session, seen=known, client_ttl=client_ttl, now=now)
 
     async def get_session(self, session_id: str, *, now: float) -> Session | None:
         """See the contract."""
@@ -118,6 +206,8 @@ class RedisStore(RedisReplayStore):
         jkt: str,
         sealed_answer: bytes,
         grace: int,
+        seen: object = None,
+        client_ttl: int | None = None,
         now: float,
     ) -> RotateOutcome:
         """See the contract."""
@@ -129,6 +219,8 @@ class RedisStore(RedisReplayStore):
             jkt=jkt,
             sealed_answer=sealed_answer,
             grace=grace,
+            seen=_seen_together(seen),
+            client_ttl=client_ttl,
             now=now,
         )
 
@@ -160,7 +252,13 @@ class RedisStore(RedisReplayStore):
 
     async def get_cached(self, key: str, *, now: float) -> bytes | None:
         """See the contract."""
-        value = await self._link.call("GET", self._prefix + b"cache:" + key.encode())
+        return self._cached(await self._link.call("GET", self._cache_key(key)), now)
+
+    def _cache_key(self, key: str) -> bytes:
+        return self._prefix + b"cache:" + key.encode()
+
+    @staticmethod
+    def _cached(value: Reply, now: float) -> bytes | None:
         return value[8:] if isinstance(value, bytes) and int.from_bytes(value[:8], "big") > now * 1000 else None
 
     async def put_cached(self, key: str, value: bytes, *, ttl: int, now: float) -> None:
@@ -168,11 +266,14 @@ class RedisStore(RedisReplayStore):
         if len(value) > CACHED_VALUE_BYTES:
             raise ValueError(f"a cached value has at most {CACHED_VALUE_BYTES} bytes")
         ends = int((now + ttl) * 1000).to_bytes(8, "big")
-        await self._link.call("SET", self._prefix + b"cache:" + key.encode(), ends + value, "EX", ttl)
+        await self._link.call("SET", self._cache_key(key), ends + value, "EX", ttl)
+
+    def _bucket_key(self, bucket: str) -> bytes:
+        return self._prefix + b"bucket:" + bucket.encode()
 
     async def take(self, bucket: str, *, per_minute: int, burst: int, now: float) -> Bucket:
         """See the contract."""
-        reply = await self._run(TAKE, [self._prefix + b"bucket:" + bucket.encode()], now, per_minute, burst)
+        reply = await self._run(TAKE, [self._bucket_key(bucket)], now, per_minute, burst)
         if not isinstance(reply, list) or not isinstance(reply[1], bytes):
             raise no_answer()
         return bucket_state(bool(reply[0]), float(reply[1]), per_minute=per_minute, burst=burst)
@@ -184,3 +285,12 @@ class RedisStore(RedisReplayStore):
             raise no_answer()
         first, last = (float(moment) for moment in reply if isinstance(moment, bytes))
         return KeyAge(first, last)
+
+
+def _seen_together(seen: object) -> tuple[SeenSession, SeenClient] | None:
+    """What a :meth:`RedisStore.look_up` of client and session saw; None for anything else."""
+    if isinstance(seen, tuple) and len(seen) == 2:
+        session, client = seen
+        if isinstance(session, SeenSession) and isinstance(client, SeenClient):
+            return session, client
+    return None

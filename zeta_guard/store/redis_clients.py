@@ -8,7 +8,7 @@ by last use); so is ``bound:INSTITUTION``, the bindings of the last hour (by tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from zeta_guard.errors import unavailable
 from zeta_guard.store.binding import HOUR, bound, decide_binding
@@ -20,6 +20,14 @@ from zeta_guard.store.redis_guarded import ATTEMPTS, GuardedCommands
 from zeta_guard.store.redis_link import RedisLink, no_answer
 from zeta_guard.store.redis_scripts import TOUCH_CLIENT
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class SeenClient:
+    """A client as a trip found it, and the sealed record that a later step compares."""
+
+    client: Client | None
+    sealed: bytes
 
 
 class RedisClients:
@@ -65,6 +73,23 @@ class RedisClients:
             await self._link.run(TOUCH_CLIENT, [self._key(client_id)], now, ttl * 1000, client_id, index, of)
         except ConnectionLost:
             raise no_answer() from None
+
+    def touch_in(self, step: GuardedCommands, seen: SeenClient, *, ttl: int, now: float) -> bool:
+        """Note a use of a bound client as part of ``step``, on the condition that its record is as it was seen.
+
+        False, and nothing added, for one that is not bound: its use is none.
+        """
+        client = seen.client
+        if client is None or client.institution is None:
+            return False
+        key, of, life = self._key(client.client_id), self._of(client.institution), ttl * 1000
+        step.when_field(key, "r", seen.sealed)
+        step.do("HSET", key, "u", now, "x", f"{now + ttl:.3f}")
+        step.do("PEXPIRE", key, life)
+        step.do("PEXPIRE", self._index(client.key_thumbprint), life)
+        step.do("ZADD", of, now, client.client_id)
+        step.do("PEXPIRE", of, life)
+        return True
 
     async def bind(
         self, client_id: str, *, institution: str, platform: str, ttl: int, most: int, new_per_hour: int, now: float
@@ -132,6 +157,14 @@ class RedisClients:
 
     def _of(self, institution: str) -> bytes:
         return self._prefix + b"of:" + institution.encode()
+
+    def place(self, client_id: str) -> bytes:
+        """The client's key; of the hash behind it the fields ``r``, ``u`` and ``x`` are read."""
+        return self._key(client_id)
+
+    def seen(self, client_id: str, reply: Reply, now: float) -> SeenClient:
+        """What a reply for the client's fields says."""
+        return SeenClient(*self._open(client_id, reply, now))
 
     async def _read(self, client_id: str, now: float) -> tuple[Client | None, bytes]:
         return self._open(client_id, await self._link.call("HMGET", self._key(client_id), "r", "u", "x"), now)

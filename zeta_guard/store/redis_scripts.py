@@ -33,9 +33,7 @@ return current
 """,
 )
 
-CLAIM: Final = _script(
-    "claim",
-    """
+_CLAIM = """
 -- KEYS: epoch, claims... ARGV: epoch value, now, owner, fingerprint, ttl of each claim..., blocks key, returned blocks key,
 -- subjects... Blocks are named in ARGV because a gateway may only read them, and KEYS of EVALSHA want write permission.
 -- A claim's value: resends so far (1 character), '-' owner, or '+' fingerprint (32 bytes) owner when marked as resendable.
@@ -71,8 +69,9 @@ end
 for _, i in ipairs(fresh) do redis.call('SET', KEYS[i], value, 'EX', ARGV[i + 3]) end
 for i, resent in pairs(again) do redis.call('SET', KEYS[i], resent, 'KEEPTTL') end
 return 'W'
-""",
-)
+"""
+
+CLAIM: Final = _script("claim", _CLAIM)
 
 MARK: Final = _script(
     "mark",
@@ -162,9 +161,7 @@ return 1
 """,
 )
 
-TAKE: Final = _script(
-    "take",
-    """
+_TAKE = """
 -- KEYS: bucket. ARGV: now, per minute, burst. Returns {allowed, tokens left}. The same arithmetic as bucket.py.
 local now, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]) / 60, tonumber(ARGV[3])
 local held = redis.call('HMGET', KEYS[1], 't', 'a')
@@ -178,6 +175,43 @@ end
 redis.call('HSET', KEYS[1], 't', string.format('%.6f', tokens), 'a', string.format('%.6f', math.max(now, filled)))
 redis.call('PEXPIRE', KEYS[1], math.ceil((burst - tokens) / rate * 1000) + 1000)
 return {allowed, string.format('%.6f', tokens)}
+"""
+
+TAKE: Final = _script("take", _TAKE)
+
+SPEND: Final = _script(
+    "spend",
+    f"""
+-- KEYS: epoch, claims... ARGV: number of buckets, then bucket, per minute, burst of each, then the moment of taking, then the
+-- arguments of 'claim'. Returns {{index, tokens left}} for the first bucket that is empty, else what 'claim' returns.
+local function take(KEYS, ARGV) {_TAKE} end
+local function claim(KEYS, ARGV) {_CLAIM} end
+local buckets = tonumber(ARGV[1])
+local moment = 2 + 3 * buckets
+-- Before anything is taken: after a new epoch was learned, all of it comes again.
+if redis.call('GET', KEYS[1]) ~= ARGV[moment + 1] then return 'E' end
+for i = 0, buckets - 1 do
+  local at = 2 + 3 * i
+  local state = take({{ARGV[at]}}, {{ARGV[moment], ARGV[at + 1], ARGV[at + 2]}})
+  if state[1] == 0 then return {{i, state[2]}} end
+end
+return claim(KEYS, {{unpack(ARGV, moment + 1)}})
+""",
+)
+
+LOOK_UP: Final = _script(
+    "look_up",
+    """
+-- KEYS: client, perhaps session. ARGV: blocks key, returned blocks key, subject of the session, then keys of cached values.
+-- Returns the client's fields, the session, its block, its returned block, the cached values.
+local found = {redis.call('HMGET', KEYS[1], 'r', 'u', 'x'), false, false, false}
+if KEYS[2] then
+  found[2] = redis.call('GET', KEYS[2])
+  found[3] = redis.call('HGET', ARGV[1], ARGV[3])
+  found[4] = redis.call('HGET', ARGV[2], ARGV[3])
+end
+for i = 4, #ARGV do found[i + 1] = redis.call('GET', ARGV[i]) end
+return found
 """,
 )
 
@@ -202,5 +236,5 @@ return {first, last}
 REPLAY_SCRIPTS: Final = (RENEW_EPOCH, CLAIM, MARK, READ_BLOCKS, RETURN_BLOCKS)
 """What a gateway runs."""
 
-RECORD_SCRIPTS: Final = (GUARDED, TOUCH_CLIENT, TAKE, SEE_KEY)
+RECORD_SCRIPTS: Final = (GUARDED, TOUCH_CLIENT, TAKE, SPEND, LOOK_UP, SEE_KEY)
 """What an authorization server runs beside them."""
