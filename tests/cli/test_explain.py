@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from zeta_guard.cli.explain import next_step
 from zeta_guard.client.errors import Refused
 
 
@@ -50,3 +51,40 @@ def test_a_request_that_was_not_refused_here_is_not_found(guard: Any, zeta_guard
 @pytest.mark.parametrize("arguments", [(), ("x",), ("01M828A3TQR5NR7FH71QHGGREY", "--latest", "1"), ("../keys",)])
 def test_wrong_usage_is_named(guard: Any, zeta_guard: Any, arguments: tuple[str, ...]) -> None:
     assert zeta_guard("explain", *arguments, "--socket", guard.socket).status == 2
+
+
+LOCAL = {"engine": "embedded", "bundle": "package:demo", "decision_log": "/var/log/decisions.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "command", "notes"),
+    [
+        (LOCAL, "--log /var/log/decisions.jsonl --bundle package:demo", []),
+        (
+            {**LOCAL, "bundle": "oci://registry.example/p:1", "state_file": "/var/policy"},
+            "--log /var/log/decisions.jsonl --bundle /var/policy",
+            ["/var/policy is a copy of oci://registry.example/p:1"],
+        ),
+        (
+            {**LOCAL, "bundle": "https://host.example/p.tar.gz", "state_file": None},
+            "--log /var/log/decisions.jsonl --bundle BUNDLE.tar.gz",
+            ["BUNDLE.tar.gz is a copy of https://host.example/p.tar.gz"],
+        ),
+        (
+            {**LOCAL, "engine": "opa", "bundle": None, "url": "http://127.0.0.1:8181"},
+            "--log /var/log/decisions.jsonl --bundle BUNDLE.tar.gz",
+            ["BUNDLE.tar.gz is what the OPA server at http://127.0.0.1:8181 has loaded"],
+        ),
+        (
+            {**LOCAL, "sealed": True},
+            "--log /var/log/decisions.jsonl --bundle package:demo --open-with KEY.pem",
+            ["KEY.pem opens the sealed inputs of the log (the private half of policy.log.sealing_key_file)"],
+        ),
+    ],
+)
+def test_the_next_command_has_the_paths_of_the_running_guard(
+    policy: dict[str, Any], command: str, notes: list[str]
+) -> None:
+    (_, rule), *others = next_step("d-1", policy)
+    assert rule == f"zeta-guard policy explain d-1 {command}"
+    assert [words for _, words in others] == notes

@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zeta_guard.cli.main import main
+from zeta_guard.policy.bundle import read_archive
 from zeta_guard.policy.document import Client, Institution, token_document
+from zeta_guard.policy.fetched import Fetched
+from zeta_guard.policy.kept_bundle import KeptBundle
 from zeta_guard.policy.source import PACKAGED
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -165,6 +168,16 @@ def test_a_bundle_is_signed_again(policy: Run, tmp_path: Path, keys: tuple[Path,
     assert policy("verify", out, "--key", f"b={public}")[0] == 0
 
 
+def test_the_last_good_bundle_of_a_guard_can_be_asked(policy: Run, tmp_path: Path, question: Any) -> None:
+    state = tmp_path / "state"
+    fetched = Fetched(read_archive(DEMO.read_bytes()), DEMO.read_bytes())
+    KeptBundle(state, "policy.token.state_file").save(fetched, None, 1_700_000_000.0)
+    status, out, _ = policy("eval", question(), "--bundle", state)
+    assert (status, "(bundle demo-1" in out) == (0, True)
+    state.write_text("{}")
+    assert policy("eval", question(), "--bundle", state)[0] == 2
+
+
 def test_each_key_needs_its_id(policy: Run, tmp_path: Path, keys: tuple[Path, Path]) -> None:
     private, public = keys
     out = tmp_path / "x.tar.gz"
@@ -293,6 +306,25 @@ def test_shadow_is_summed_up_by_rule_and_product(policy: Run, question: Any, tmp
     assert "newly_deny by user_blocked  demo_client 0.1.0" in out
     status, out, _ = policy("shadow", "--log", log, "--json", "--revision", "other")
     assert (status, json.loads(out)["differences"]) == (0, {})
+
+
+def test_names_that_a_client_chose_cannot_write_to_the_terminal(policy: Run, question: Any, tmp_path: Path) -> None:
+    path = question()
+    document = json.loads(path.read_text())
+    document["client_registration_data"]["product_id"] = "x\x1b[2J\x9b"
+    path.write_text(json.dumps(document))
+    log = write_log(tmp_path / "log.jsonl", path, shadow={"difference": "newly_deny", "reasons": ["a\x07"]})
+    out = policy("shadow", "--log", log)[1]
+    assert "newly_deny" in out
+    assert all(each.isprintable() or each == "\n" for each in out)
+
+
+@pytest.mark.parametrize("reasons", [None, 1, "text", [1], {"a": True}])
+def test_a_shadow_entry_of_another_form_is_counted_all_the_same(
+    policy: Run, question: Any, tmp_path: Path, reasons: Any
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", question(), shadow={"difference": "newly_deny", "reasons": reasons})
+    assert "would newly deny 1" in policy("shadow", "--log", log)[1]
 
 
 @pytest.mark.parametrize("action", ["test", "eval", "explain", "replay", "diff", "build", "sign", "verify", "shadow"])

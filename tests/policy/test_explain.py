@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zeta_guard.policy.contract import Decision, Reason
+from zeta_guard.policy.decision_log import Line, render
 from zeta_guard.policy.document import Client, Institution
-from zeta_guard.policy.explain import ExplainedReason, Explanation, explain
+from zeta_guard.policy.explain import ExplainedReason, Explanation, explain, explain_recorded
+from zeta_guard.policy.masking import Masker
+from zeta_guard.policy.recorded import Recorded, read_log
 from zeta_guard.policy.workbench import open_bundle
 
 Any3 = Callable[..., Any]
@@ -86,3 +92,59 @@ def test_a_reason_without_code_is_shown_as_it_is(tmp_path: Path) -> None:
     (reason,) = explain(open_bundle(str(folder)), "token", {}).reasons
     assert reason.reason.message == "No"
     assert reason.source is None
+
+
+def recorded(
+    practice: Any3, tmp_path: Path, *, allow: bool, codes: list[str], revision: str = "demo-1", **changes: Any
+) -> Recorded:
+    """A line as the guard writes it: identifier and address are masked."""
+    reasons = tuple(Reason(f"text of {code}", code) for code in codes)
+    line = Line("token", "p", 0.0, practice(**changes), Decision(allow, "d-1", revision, reasons))
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(json.dumps(render(line, Masker(None, include_address=False), None)) + "\n")
+    (found,) = read_log(path)
+    assert isinstance(found, Recorded)
+    return found
+
+
+@pytest.mark.opa
+def test_a_mask_makes_no_reason_that_was_not_recorded(practice: Any3, tmp_path: Path) -> None:
+    gematik = Institution("1-2", "1.2.276.0.76.4.58", "X")
+    line = recorded(practice, tmp_path, allow=False, codes=["profession_not_allowed"], institution=gematik)
+    found = explain_recorded(open_bundle("package:demo"), line)
+    assert list(by_code(found)) == ["profession_not_allowed"]
+    assert by_code(found)["profession_not_allowed"].seen[0].failed
+    assert {reason.code for reason in found.doubtful} == {"address_unknown", "user_unknown"}
+    assert "user_info/identifier" in found.hidden
+
+
+def test_an_allow_stays_one_although_its_line_is_masked(practice: Any3, tmp_path: Path) -> None:
+    line = recorded(practice, tmp_path, allow=True, codes=[])
+    found = explain_recorded(open_bundle("package:demo"), line)
+    assert found.decision.allow
+    assert found.reasons == ()
+
+
+def test_a_recorded_reason_that_the_mask_hides_is_named_with_its_rule(practice: Any3, tmp_path: Path) -> None:
+    line = recorded(practice, tmp_path, allow=False, codes=["user_blocked"])
+    (each,) = explain_recorded(open_bundle("package:demo"), line).reasons
+    assert each.reason.code == "user_blocked"
+    assert each.source is not None
+    # The request question has a rule with the same code, in another file.
+    assert each.source.file == "lib/user.rego"
+    assert each.seen == ()
+
+
+def test_another_bundle_than_the_one_that_decided_speaks_for_itself(practice: Any3, tmp_path: Path) -> None:
+    line = recorded(practice, tmp_path, allow=False, codes=["user_blocked"], revision="demo-0")
+    found = explain_recorded(open_bundle("package:demo"), line)
+    assert set(by_code(found)) == {"address_unknown", "user_unknown"}
+    assert {reason.code for reason in found.doubtful} == {"address_unknown", "user_unknown"}
+
+
+@pytest.mark.opa
+def test_a_line_with_nothing_masked_is_explained_as_it_is(practice: Any3, tmp_path: Path) -> None:
+    line = replace(recorded(practice, tmp_path, allow=True, codes=[]), document=practice(scopes=["x"]), hidden=())
+    found = explain_recorded(open_bundle("package:demo"), line)
+    assert list(by_code(found)) == ["scope_not_allowed"]
+    assert found.hidden == ()

@@ -16,6 +16,7 @@ from zeta_guard.policy.shadow import difference
 
 Any3 = Callable[..., Any]
 DEMO = {"engine": "embedded", "bundle": "package:demo"}
+NOW = 1_700_000_000.0
 GEMATIK = Institution("1-2", "1.2.276.0.76.4.58", "X")
 
 
@@ -67,6 +68,8 @@ async def test_a_difference_is_counted_logged_and_summarised(
     assert line["shadow"]["revision"] == "candidate"
     assert line["result"]["allow"] is decision.allow
     assert summary["asked"] == {"token": 1}
+    assert summary["counts"] == {expected: 1}
+    assert (summary["active_revision"], summary["revision"], summary["since"]) == ("demo-1", "candidate", NOW)
     if expected == "same":
         assert summary["differences"] == []
     else:
@@ -105,6 +108,38 @@ async def test_too_many_outstanding_answers_are_skipped_not_queued(
         assert (await service.token.decide("token", practice(), now=0)).allow
     labels = {"question": "token", "difference": "skipped"}
     assert registry.get_sample_value("zeta_guard_policy_shadow_total", labels) == 1
+
+
+async def test_a_decision_with_two_changed_reasons_is_one_difference(
+    run_policy: Any3, practice: Any3, candidate: Any3
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["scopes"]["allowed"].pop("popp")
+        data["professions"]["allowed"].clear()
+
+    async with run_policy(candidate(change)) as service:
+        await service.token.decide("token", practice(), now=0)
+        await service.token.close()
+        summary = service.shadow_summary()
+    assert summary["counts"] == {"newly_deny": 1}
+    assert sorted(entry["rule"] for entry in summary["differences"]) == ["profession_not_allowed", "scope_not_allowed"]
+
+
+async def test_figures_begin_anew_with_another_candidate(
+    run_policy: Any3, practice: Any3, candidate: Any3, variant: Any3, pack: Any3
+) -> None:
+    section = candidate(lambda data: data["scopes"]["allowed"].pop("popp"))
+    path = Path(section["shadow"]["bundle"])
+    async with run_policy(section) as service:
+        await service.token.decide("token", practice(), now=0)
+        await service.token.close()
+        assert service.shadow_summary()["counts"] == {"newly_deny": 1}
+        path.write_bytes(pack(variant(revision="better")))  # noqa: ASYNC240
+        assert await service._shadow.engine.look()
+        await service.token.decide("token", practice(), now=0)
+        await service.token.close()
+        summary = service.shadow_summary()
+    assert (summary["revision"], summary["counts"], summary["differences"]) == ("better", {"same": 1}, [])
 
 
 async def test_without_a_shadow_there_is_no_summary(run_policy: Any3) -> None:

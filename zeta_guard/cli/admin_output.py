@@ -64,6 +64,11 @@ def telematik_id(text: str) -> str:
     return found
 
 
+def printable(text: str) -> str:
+    """Text that somebody else chose, harmless to a terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def count(number: Any, one: str, many: str) -> str:
     """``1 session``, ``2 sessions``."""
     return f"{number} {one if number == 1 else many}"

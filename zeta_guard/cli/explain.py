@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -100,7 +101,29 @@ def _print(refusal: dict[str, Any]) -> None:
     for reason in _reasons(refusal["reasons"]):
         print(f"{'reason':11} {reason}")
     if refusal["decision_id"]:
-        print(f"{'rule':11} zeta-guard policy explain {refusal['decision_id']} --log DECISIONS --bundle BUNDLE")
+        for name, value in next_step(refusal["decision_id"], refusal.get("policy") or {}):
+            print(f"{name:11} {value}")
+
+
+def next_step(decision_id: str, policy: dict[str, Any]) -> list[tuple[str, str]]:
+    """How to find the rule: the command with the paths of the running guard, and what must be done before."""
+    log, bundle, notes = policy.get("decision_log"), policy.get("bundle"), list[tuple[str, str]]()
+    if log is None:
+        return [("rule", "no decision log is written to a file: name one under policy.log.file, then ask again")]
+    if bundle is None:
+        bundle, loaded = "BUNDLE.tar.gz", f"what the OPA server at {policy.get('url')} has loaded"
+        notes.append(("bundle", f"BUNDLE.tar.gz is {loaded}"))
+    elif "://" in bundle:
+        source = bundle
+        bundle = policy.get("state_file") or "BUNDLE.tar.gz"
+        notes.append(("bundle", f"{bundle} is a copy of {source}"))
+    command = ["zeta-guard", "policy", "explain", decision_id, "--log", log, "--bundle", bundle]
+    if policy.get("sealed"):
+        command += ["--open-with", "KEY.pem"]
+        notes.append(
+            ("key", "KEY.pem opens the sealed inputs of the log (the private half of policy.log.sealing_key_file)")
+        )
+    return [("rule", shlex.join(command)), *notes]
 
 
 def _reasons(reasons: Any) -> list[str]:

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 from zeta_guard.cli.policy_question import add_bundle, read_question
-from zeta_guard.errors import ConfigurationError, JsonValue
-from zeta_guard.policy.contract import Question
-from zeta_guard.policy.explain import ExplainedReason, Explanation, explain
-from zeta_guard.policy.input_reads import read_members
+from zeta_guard.errors import ConfigurationError
+from zeta_guard.policy.explain import ExplainedReason, Explanation, explain, explain_recorded
 from zeta_guard.policy.recorded import Recorded, read_log
 from zeta_guard.policy.sealed_input import load_opening_key
-from zeta_guard.policy.workbench import DECISIONS, Workbench, open_bundle
+from zeta_guard.policy.workbench import Workbench, open_bundle
 
 
 def configure_explain(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +38,7 @@ def run_explain(args: argparse.Namespace) -> int:
     """Explain to people, or with ``--json`` to scripts."""
     workbench = open_bundle(args.bundle)
     notes: list[str] = []
-    question, document = _asked(args, workbench, notes)
-    explanation = explain(workbench, question, document)
+    explanation = _explanation(args, workbench, notes)
     if not explanation.decision.allow and not explanation.traced:
         notes.append("opa is not at hand: rules are named, the values they saw are not")
     if args.json:
@@ -53,21 +50,26 @@ def run_explain(args: argparse.Namespace) -> int:
     return 0 if explanation.decision.allow else 1
 
 
-def _asked(args: argparse.Namespace, workbench: Workbench, notes: list[str]) -> tuple[Question, dict[str, JsonValue]]:
+def _explanation(args: argparse.Namespace, workbench: Workbench, notes: list[str]) -> Explanation:
     if args.log is None:
-        return read_question(args.input, args.question)
+        return explain(workbench, *read_question(args.input, args.question))
     recorded = _find(args)
-    blind = read_members(workbench.bundle, DECISIONS[recorded.question], recorded.hidden)
-    if blind:
-        notes.append(
-            f"the log masks what the rules read ({', '.join(blind)}): the answer may differ from the recorded one"
-        )
+    explanation = explain_recorded(workbench, recorded)
     if recorded.decision is not None:
         if recorded.decision.revision != workbench.evaluator.policy.revision:
             notes.append(f"the recorded decision was made by revision {recorded.decision.revision or '-'}")
         codes = ", ".join(reason.code or reason.message for reason in recorded.decision.reasons)
         notes.append(f"recorded: {'allow' if recorded.decision.allow else f'deny ({codes})'} at {recorded.time}")
-    return recorded.question, recorded.document
+    if explanation.hidden:
+        notes.append(
+            f"the log masks what the rules read ({', '.join(explanation.hidden)}); "
+            "a log with sealed inputs is opened with --open-with"
+        )
+    if explanation.doubtful:
+        codes = ", ".join(reason.code or reason.message for reason in explanation.doubtful)
+        why = "of the mask" if explanation.decision is recorded.decision else "of the mask, or of the other bundle"
+        notes.append(f"not recorded then, only seen now because {why}: {codes}")
+    return explanation
 
 
 def _find(args: argparse.Namespace) -> Recorded:
@@ -86,6 +88,8 @@ def _print(explanation: Explanation) -> None:
     print(f"deny (bundle {decision.revision}):")
     for each in explanation.reasons:
         _print_reason(each)
+        if explanation.hidden and explanation.traced and each.source is not None and not each.seen:
+            print("    what it saw is masked in the log")
     if not explanation.reasons:
         print("  the policy names no reason")
 

@@ -21,7 +21,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         default=DEFAULT_BUNDLE,
         metavar="BUNDLE",
-        help=f"package:NAME, a .tar.gz file, or a folder of sources (default: {DEFAULT_BUNDLE})",
+        help=f"package:NAME, a .tar.gz file, a folder of sources, or a guard's state_file (default: {DEFAULT_BUNDLE})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

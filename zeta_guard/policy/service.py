@@ -55,7 +55,8 @@ class PolicyService:
         self._shadow: Shadow | None = None
         if config.shadow is not None:
             asked: dict[Question, str] = {"token": config.shadow.decision, "request": REQUEST_DECISION}
-            self._shadow = Shadow(self._engine(config.shadow, asked, "shadow", "policy.shadow"), self._metrics)
+            candidate = self._engine(config.shadow, asked, "shadow", "policy.shadow")
+            self._shadow = Shadow(candidate, self._metrics, clock)
         self.token: Final[PolicyEngine] = self._asked(self._token, config.token.decision)
         self.request: Final[PolicyEngine] = self._asked(self._request, request_path)
 
@@ -107,7 +108,7 @@ class PolicyService:
         return None
 
     def shadow_summary(self) -> dict[str, JsonValue] | None:
-        """What would change if the shadow decided, since start; None without a shadow."""
+        """What would change if the shadow decided; None without a shadow."""
         return None if self._shadow is None else self._shadow.summary()
 
     async def close(self) -> None:

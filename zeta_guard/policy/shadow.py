@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, Protocol
 
 from zeta_guard.errors import JsonValue, ZetaError
@@ -42,13 +42,23 @@ def _names(decision: Decision) -> set[str]:
 
 
 class Shadow:
-    """Asks the candidate, compares, counts; keeps a bounded summary by rule and product for administration."""
+    """Asks the candidate, compares, counts; keeps a bounded summary by rule and product for administration.
 
-    def __init__(self, engine: ShadowEngine, metrics: PolicyMetrics) -> None:
+    The summary begins anew when another candidate or another active bundle decides: figures of two pairs say nothing.
+    """
+
+    def __init__(self, engine: ShadowEngine, metrics: PolicyMetrics, clock: Callable[[], float]) -> None:
         self.engine: Final = engine
         self._metrics = metrics
-        self._counts: Counter[tuple[str, str, str, str]] = Counter()
+        self._clock = clock
+        self._begin("")
+
+    def _begin(self, active_revision: str) -> None:
+        self._revisions = (active_revision, self.engine.revision)
+        self._since = self._clock()
         self._asked: Counter[str] = Counter()
+        self._found: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str, str, str]] = Counter()
 
     async def compare(
         self, question: Question, document: Mapping[str, JsonValue], active: Decision, *, now: float
@@ -56,18 +66,14 @@ class Shadow:
         """The shadow member of the decision log; None when the candidate has no rule for the question."""
         if not self.engine.answers(question):
             return None
-        self._asked[question] += 1
         try:
             candidate = await self.engine.decide(question, document, now=now)
         except ZetaError:
-            self._note(question, "no_answer", [""], document)
+            self._note(question, "no_answer", [""], document, active)
             return {"revision": self.engine.revision, "difference": "no_answer"}
         found = difference(active, candidate)
-        if found != "same":
-            changed = sorted(_names(active) ^ _names(candidate)) or [""]
-            self._note(question, found, changed, document)
-        else:
-            self._metrics.shadow.labels(question, found).inc()
+        changed = sorted(_names(active) ^ _names(candidate)) or [""]
+        self._note(question, found, [] if found == "same" else changed, document, active)
         entry: dict[str, JsonValue] = {
             "revision": candidate.revision,
             "difference": found,
@@ -81,10 +87,17 @@ class Shadow:
     def skipped(self, question: Question) -> None:
         """The candidate was not asked because too many of its answers were outstanding."""
         self._metrics.shadow.labels(question, "skipped").inc()
+        self._found["skipped"] += 1
 
-    def _note(self, question: Question, found: str, rules: list[str], document: Mapping[str, JsonValue]) -> None:
+    def _note(
+        self, question: Question, found: str, rules: list[str], document: Mapping[str, JsonValue], active: Decision
+    ) -> None:
+        if self._revisions != (active.revision, self.engine.revision):
+            self._begin(active.revision)
         self._metrics.shadow.labels(question, found).inc()
-        product = _product(document)
+        self._asked[question] += 1
+        self._found[found] += 1
+        product = _product(document) if rules else ""
         for rule in rules:
             key = (question, found, rule, product)
             if key not in self._counts and len(self._counts) >= _LARGEST_SUMMARY:
@@ -92,10 +105,15 @@ class Shadow:
             self._counts[key] += 1
 
     def summary(self) -> dict[str, JsonValue]:
-        """Since start: how many questions the candidate saw and every difference by rule and product, most frequent first."""
+        """Of this pair of bundles ``since`` (Unix seconds): how many questions the candidate answered, how many ``counts`` of
+        each kind that makes, and every difference by rule and product, most frequent first. A decision with two changed
+        reasons counts once in ``counts`` and under both rules."""
         return {
             "revision": self.engine.revision,
+            "active_revision": self._revisions[0],
+            "since": self._since,
             "asked": dict(self._asked),
+            "counts": dict(self._found),
             "differences": [
                 {"question": question, "difference": found, "rule": rule, "product": product, "count": count}
                 for (question, found, rule, product), count in self._counts.most_common()

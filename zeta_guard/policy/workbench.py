@@ -16,6 +16,7 @@ from zeta_guard.policy.build import ENTRYPOINTS, build
 from zeta_guard.policy.bundle import MODULE, Bundle, BundleError, read_archive, read_folder
 from zeta_guard.policy.contract import Decision, Question
 from zeta_guard.policy.evaluator import Evaluator
+from zeta_guard.policy.kept_bundle import KeptBundle
 from zeta_guard.policy.source import PACKAGED
 from zeta_guard.policy.wasm import SandboxError, WasmPolicy
 
@@ -41,7 +42,8 @@ class Workbench:
 
 
 def open_bundle(name: str) -> Workbench:
-    """``package:NAME``, a ``.tar.gz``, a folder with a built bundle or with sources (compiled now, with ``opa``).
+    """``package:NAME``, a ``.tar.gz``, a folder with a built bundle or with sources (compiled now, with ``opa``), or the
+    ``state_file`` of a guard, which holds its last good bundle.
 
     Signatures are not looked at: nothing here decides about anybody. Raises BundleError and ConfigurationError.
     """
@@ -61,11 +63,19 @@ def _bundle(name: str) -> tuple[Bundle, Path | None]:
             return read_folder(path), None
         return build(path).bundle, path
     try:
-        return read_archive(path.read_bytes()), None
+        raw = path.read_bytes()
+        return _kept(path) if raw.startswith(b"{") else read_archive(raw), None
     except OSError as error:
         raise ConfigurationError(
             "BUNDLE", f"{name} ({error.strerror})", "package:NAME, a .tar.gz file, or a folder of sources"
         ) from None
+
+
+def _kept(path: Path) -> Bundle:
+    kept = KeptBundle(path, "BUNDLE").load()
+    if kept is None or kept.fetched is None:
+        raise BundleError(f"{path} keeps no bundle")
+    return kept.fetched.bundle
 
 
 def _token_entrypoint(policy: WasmPolicy) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.http.body import parse_json_body, read_body
 from zeta_guard.runtime.admin_config import effective_config
+from zeta_guard.runtime.admin_decision import decided_by
 from zeta_guard.runtime.admin_question import Question
 from zeta_guard.runtime.admin_refusals import RecentRefusals
 from zeta_guard.store.contract import Block, Client, Store, SubjectKind, block_subject
@@ -161,7 +162,11 @@ class AdminApi:
                 stage="administration",
                 remedy="Ask the other replicas, and look for the id in the request log.",
             )
-        return refusal.document()
+        document = refusal.document()
+        generation = self._generation()
+        if refusal.decision_id is not None and generation is not None:
+            document["policy"] = decided_by(generation.config.policy, door=refusal.door)
+        return document
 
     # writes
 
