@@ -14,7 +14,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from zeta_guard.errors import ConfigurationError
-from zeta_guard.policy.bundle import SIGNATURES, Bundle, BundleError, read_bundle, read_folder, write_archive
+from zeta_guard.policy.bundle import (
+    SIGNATURES,
+    Bundle,
+    BundleError,
+    read_archive,
+    read_bundle,
+    read_folder,
+    write_archive,
+)
 from zeta_guard.policy.signature import load_signing_key, load_verification_keys, sign, verify
 
 Key = ec.EllipticCurvePrivateKey
@@ -250,3 +258,28 @@ def test_what_opa_signed_is_accepted_here(tmp_path: Path, signing_key: Key, opa:
     bundle = read_folder(source)
     assert bundle.signed
     assert verify(bundle, {"a": signing_key.public_key()}, scope="s") == ("a",)
+
+
+@pytest.mark.opa
+def test_what_two_have_signed_both_must_have_signed_and_opa_refuses_it(
+    tmp_path: Path, signing_key: Key, public_key_file: KeyFile, opa: str
+) -> None:
+    """A bundle for an OPA server has one signer; the guide for policy authors says so."""
+    files = {".manifest": b'{"revision": "1", "roots": ["d"]}', "d/x.rego": b"package d.x\n"}
+    reviewer = ec.generate_private_key(ec.SECP256R1())
+    signed = write_archive({**files, SIGNATURES: sign(files, [("a", signing_key), ("b", reviewer)])})
+    keys = {"a": signing_key.public_key(), "b": reviewer.public_key()}
+    assert verify(read_archive(signed), keys) == ("a", "b")
+    with pytest.raises(BundleError, match="not configured: 'b'") as refused:
+        verify(read_archive(signed), {"a": signing_key.public_key()})
+    assert "public key of everybody" in refused.value.remedy
+    archive = tmp_path / "b.tar.gz"
+    archive.write_bytes(signed)
+    command = [opa, "build", "--bundle", str(archive), "--verification-key", str(public_key_file(signing_key, "a"))]
+    done = subprocess.run(
+        [*command, "--verification-key-id", "a", "--signing-alg", "ES256", "--output", str(tmp_path / "out.tar.gz")],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert b"multiple JWTs not supported" in done.stderr + done.stdout

@@ -162,7 +162,10 @@ def _verified(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey]) -> tupl
     # OPA writes the key id into the header or, when it takes its claims from a file, into a claim.
     key_id = unverified["header"].get("kid") or unverified["payload"].get("keyid")
     if not isinstance(key_id, str) or key_id not in keys:
-        raise BundleError(f"{SIGNATURES}: signed with a key id that is not configured: {str(key_id)[:100]!r}")
+        raise BundleError(
+            f"{SIGNATURES}: signed with a key id that is not configured: {str(key_id)[:100]!r}",
+            "Name the public key of everybody who has signed, or have the bundle signed by the named keys only.",
+        )
     try:
         claims = jwt.decode(
             token, keys[key_id], algorithms=[_ALGORITHM], options={"verify_aud": False, "verify_sub": False}
