@@ -19,4 +19,11 @@ def _lazily(name: str) -> Callable[[bool], Report]:
 
 
 if __name__ == "__main__":
-    sys.exit(main({name: _lazily(name) for name in ("exchange", "gateway", "policy", "soak", "start", "telemetry")}))
+    sys.exit(
+        main(
+            {
+                name: _lazily(name)
+                for name in ("capacity", "exchange", "gateway", "policy", "soak", "start", "telemetry")
+            }
+        )
+    )

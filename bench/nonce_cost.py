@@ -80,7 +80,7 @@ async def _compare(cost: NonceCost, name: str, store: Store, redis: Child | None
     try:
         empty = await _rounds(store, mint, redis)
         before = _resident(), _redis_memory(redis)
-        await _fill(store, mint, many)
+        await spend_nonces(store, mint, many)
         after = _resident(), _redis_memory(redis)
         full = await _rounds(store, mint, redis)
     finally:
@@ -133,7 +133,8 @@ async def _spend(store: Store, mint: NonceMint, texts: list[str]) -> None:
         await asyncio.gather(*(one(begin + place, text) for place, text in enumerate(texts[begin : begin + 16])))
 
 
-async def _fill(store: Store, mint: NonceMint, many: int) -> None:
+async def spend_nonces(store: Store, mint: NonceMint, many: int) -> None:
+    """Issue and spend ``many`` nonces."""
     for begin in range(0, many, _BATCH):
         now = time.time()
         claims = []
