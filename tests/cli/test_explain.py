@@ -63,7 +63,7 @@ LOCAL = {"engine": "embedded", "bundle": "package:demo", "decision_log": "/var/l
         (
             {**LOCAL, "bundle": "oci://registry.example/p:1", "state_file": "/var/policy"},
             "--log /var/log/decisions.jsonl --bundle /var/policy",
-            ["/var/policy is a copy of oci://registry.example/p:1"],
+            [],
         ),
         (
             {**LOCAL, "bundle": "https://host.example/p.tar.gz", "state_file": None},

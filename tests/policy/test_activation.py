@@ -144,6 +144,24 @@ async def test_a_downgrade_is_refused_and_the_last_good_bundle_stays(
     assert registry.get_sample_value("zeta_guard_policy_bundle_activations_total", labels) == 1
 
 
+async def test_a_refused_bundle_is_told_until_a_good_one_comes(
+    run_policy: Any3, release: Release, variant: Any3
+) -> None:
+    release.publish(variant(revision="two", order=2))
+    async with run_policy({"token": release.section}) as service:
+        engine = embedded(service)
+        release.publish(variant(revision="one", order=1))
+        with pytest.raises(BundleError, match="downgrade") as refused:
+            await engine.look()
+        assert "above 2" in refused.value.remedy
+        # The source has nothing new to tell, and what it has is no better for that.
+        assert not await engine.look()
+        assert "a newer one cannot be used: bundle has order 1" in str(await service.readiness())
+        release.publish(variant(revision="three", order=3))
+        assert await engine.look()
+        assert await service.readiness() is None
+
+
 async def test_a_reload_does_not_forget_the_highest_order(run_policy: Any3, release: Release, variant: Any3) -> None:
     release.publish(variant(order=5))
     async with run_policy({"token": release.section}):

@@ -113,10 +113,12 @@ def next_step(decision_id: str, policy: dict[str, Any]) -> list[tuple[str, str]]
     if bundle is None:
         bundle, loaded = "BUNDLE.tar.gz", f"what the OPA server at {policy.get('url')} has loaded"
         notes.append(("bundle", f"BUNDLE.tar.gz is {loaded}"))
+    elif policy.get("state_file"):
+        # What stands at the source may be a bundle that was refused.
+        bundle = policy["state_file"]
     elif "://" in bundle:
-        source = bundle
-        bundle = policy.get("state_file") or "BUNDLE.tar.gz"
-        notes.append(("bundle", f"{bundle} is a copy of {source}"))
+        notes.append(("bundle", f"BUNDLE.tar.gz is a copy of {bundle}"))
+        bundle = "BUNDLE.tar.gz"
     command = ["zeta-guard", "policy", "explain", decision_id, "--log", log, "--bundle", bundle]
     if policy.get("sealed"):
         command += ["--open-with", "KEY.pem"]

@@ -57,7 +57,10 @@ def _explanation(args: argparse.Namespace, workbench: Workbench, notes: list[str
     explanation = explain_recorded(workbench, recorded)
     if recorded.decision is not None:
         if recorded.decision.revision != workbench.evaluator.policy.revision:
-            notes.append(f"the recorded decision was made by revision {recorded.decision.revision or '-'}")
+            notes.append(
+                f"the recorded decision was made by revision {recorded.decision.revision or '-'}: "
+                "explain it with that bundle to see its rules"
+            )
         codes = ", ".join(reason.code or reason.message for reason in recorded.decision.reasons)
         notes.append(f"recorded: {'allow' if recorded.decision.allow else f'deny ({codes})'} at {recorded.time}")
     if explanation.hidden:

@@ -111,7 +111,10 @@ class Gatekeeper:
         if self.highest is not None:
             highest, digest = self.highest
             if order < highest:
-                raise BundleError(f"bundle has order {order}, but {highest} was accepted before: a downgrade")
+                raise BundleError(
+                    f"bundle has order {order}, but {highest} was accepted before: a downgrade",
+                    f"To go back, release the former rules with an order above {highest}.",
+                )
             if order == highest and bundle.digest != digest:
                 raise BundleError(
                     f"bundle has order {order}, like another bundle before it", "Give every release a higher order."

@@ -67,6 +67,7 @@ class EmbeddedEngine:
         self._active: Evaluator | None = None
         self._confirmed_at = 0.0
         self._trouble = ""
+        self._refused = ""
         self._waiting = 0
         self._longest_wait = max(_LEAST_WAIT, _QUEUE_FACTOR * config.deadline_ms / 1000)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy-{name}")
@@ -124,14 +125,17 @@ class EmbeddedEngine:
         if fetched is not None:
             try:
                 await self._activate(fetched)
-            except BundleError:
+            except BundleError as error:
                 self._metrics.activations.labels(self._name, "refused").inc()
+                self._refused = str(error)
                 raise
+            self._refused = ""
             if self._kept is not None:
                 await asyncio.to_thread(self._kept.save, fetched, self._gatekeeper.highest, self._clock())
         self._confirmed_at = self._clock()
         self._metrics.confirmed.labels(self._name).set(self._confirmed_at)
-        self._trouble = ""
+        # A source is asked for what is new: that it has nothing new does not make good what was refused.
+        self._trouble = self._refused
         return fetched is not None
 
     async def _activate(self, fetched: Fetched) -> None:
