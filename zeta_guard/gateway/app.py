@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,25 +17,29 @@ from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.gateway import metadata
 from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse
 from zeta_guard.gateway.deadline import DeadlineWatch
-from zeta_guard.gateway.forward import Backend, forward, refusal_of
+from zeta_guard.gateway.forward import Backend, forward, forward_late, refusal_of
 from zeta_guard.gateway.headers import Inbound, forwarded_line, popp_line, sort_request_headers
 from zeta_guard.gateway.metrics import GatewayMetrics
+from zeta_guard.gateway.passage import Exchange, Passage
 from zeta_guard.gateway.popp import SLOT as POPP_SLOT
 from zeta_guard.gateway.popp import PoppVerifier
 from zeta_guard.gateway.popp_keys import PoppKeys
 from zeta_guard.gateway.refusal_event import report_refusal
 from zeta_guard.gateway.request_policy import RequestPolicy
+from zeta_guard.gateway.response import WrittenResponse
 from zeta_guard.gateway.route import Route, RouteTable, build_routes
 from zeta_guard.gateway.sockets import Sockets
 from zeta_guard.gateway.tunnel import SocketRule
-from zeta_guard.gateway.upstream import UpstreamError
+from zeta_guard.gateway.upstream import UpstreamConnection, UpstreamError
 from zeta_guard.gateway.upstream_health import HealthCheck
 from zeta_guard.gateway.upstream_pool import UpstreamGroup, UpstreamPool
 from zeta_guard.gateway.websocket import check_handshake, is_upgrade, open_websocket
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.limits import AddressBuckets, rate_limited
-from zeta_guard.store.contract import Bucket, ClaimStatus, ReplayStore
+from zeta_guard.http.plain_request import PlainRequest
+from zeta_guard.store.contract import Bucket, ClaimOutcome, ClaimStatus, ReplayStore
 from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.trace_context import new_traceparent
 from zeta_guard.tokens.key_sets import KeySet, RemoteKeySet
 from zeta_guard.tokens.verifier import SLOT as TOKEN_SLOT
 from zeta_guard.tokens.verifier import AccessTokenVerifier
@@ -195,25 +199,120 @@ class Gateway:
         """
         if facts.path.raw == metadata.PATH:
             return self._answer_metadata(request, facts)
-        bucket = self._buckets.take("routes", facts.client_address, facts.now)
-        route: Route | None = None
         try:
-            if not bucket.allowed:
-                raise rate_limited(bucket)
-            _check_expectation(facts)
-            verdict = self._access.decide(facts)
-            if isinstance(verdict, MissingKeys):
-                verdict = await self._with_keys(verdict, facts)
-            route = verdict.route
-            if route is not None:
-                request._state["route"] = route.name
-            if isinstance(verdict, Refuse):
-                raise verdict.error
-            return await self._pass(request, facts, verdict, bucket)
+            bucket, verdict = self._admit(request, facts)
+            return await self._proceed(request, facts, verdict, bucket)
         except ZetaError as error:
-            name = route.name if route is not None else ""
-            report_refusal(error, name, self._metrics, self._events, facts.request_id)
+            self.report(error, facts, request._state.get("route", ""))
             raise
+
+    def begin(self, exchange: Exchange, facts: RequestFacts) -> None:
+        """As :meth:`handle` for a plain request, in callbacks as far as they lead (:class:`Passage`)."""
+        request = exchange.request
+        if facts.path.raw == metadata.PATH:
+            exchange.hand_over(self.handle(request, facts))
+            return
+        try:
+            bucket, verdict = self._admit(request, facts)
+            if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
+                exchange.hand_over(self.go_on(request, facts, verdict, bucket, claimed=False))
+                return
+            passage = Passage(self, exchange, facts, verdict, bucket, self._backends[verdict.route])
+            if verdict.claims:
+                self._replay.claim_soon(
+                    verdict.claims,
+                    verdict.subjects,
+                    owner=facts.request_id,
+                    fingerprint=verdict.fingerprint,
+                    now=facts.now,
+                    then=passage.claimed,
+                )
+            else:
+                passage.forward()
+        except ZetaError as error:
+            self.report(error, facts, request._state.get("route", ""))
+            exchange.refuse(error)
+
+    def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
+        bucket = self._buckets.take("routes", facts.client_address, facts.now)
+        if not bucket.allowed:
+            raise rate_limited(bucket)
+        if type(request) is not PlainRequest:
+            _check_expectation(facts)
+        verdict = self._access.decide(facts)
+        if verdict.route is not None:
+            request._state["route"] = verdict.route.name
+        if type(verdict) is Refuse:
+            raise verdict.error
+        return bucket, verdict
+
+    async def _proceed(
+        self, request: web.BaseRequest, facts: RequestFacts, verdict: Grant | Refuse | MissingKeys, bucket: Bucket
+    ) -> web.StreamResponse:
+        if isinstance(verdict, MissingKeys):
+            verdict = await self._with_keys(verdict, facts)
+        if isinstance(verdict, Refuse):
+            raise verdict.error
+        return await self._pass(request, facts, verdict, bucket)
+
+    async def go_on(
+        self,
+        request: web.BaseRequest,
+        facts: RequestFacts,
+        verdict: Grant | Refuse | MissingKeys,
+        bucket: Bucket,
+        *,
+        claimed: bool,
+    ) -> web.StreamResponse:
+        """Take a request over where its :class:`Passage` left it: before or after the claim. Raises as :meth:`handle`."""
+        try:
+            if claimed and type(verdict) is Grant:
+                return await self._pass(request, facts, verdict, bucket, claimed=True)
+            return await self._proceed(request, facts, verdict, bucket)
+        except ZetaError as error:
+            self.report(error, facts, request._state.get("route", ""))
+            raise
+
+    async def answer_late(
+        self,
+        request: PlainRequest,
+        facts: RequestFacts,
+        grant: Grant,
+        bucket: Bucket,
+        connection: UpstreamConnection,
+        sent_at: float,
+        span: Span | None,
+    ) -> web.StreamResponse:
+        """Take a request over that was sent to the backend at ``sent_at``. Raises as :meth:`handle`."""
+        backend = self._backends[grant.route]
+        rate = self.rate_lines(bucket)
+
+        async def again() -> WrittenResponse:
+            inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
+            said, _ = self.say(grant, facts, inbound)
+            return await forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
+
+        work = forward_late(
+            request, facts, backend, connection, sent_at, rate=rate, keep_alive=self.keeps_alive, again=again
+        )
+        try:
+            return await self._forwarded(work, backend, grant, facts, span)
+        except ZetaError as error:
+            self.report(error, facts, grant.route.name)
+            raise
+
+    def report(self, error: ZetaError, facts: RequestFacts, route: str) -> None:
+        """Count a refusal; tell the security log what kind of attack it may be."""
+        report_refusal(error, route, self._metrics, self._events, facts.request_id)
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether connections stay open after the next answer."""
+        return not self._draining
+
+    def rate_lines(self, bucket: Bucket) -> bytes:
+        """The header lines about the rate limit."""
+        return _rate_lines(bucket) if self._limited else b""
 
     def _answer_metadata(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         bucket = self._buckets.take("metadata", facts.client_address, facts.now)
@@ -243,42 +342,50 @@ class Gateway:
         return missing
 
     async def _pass(
-        self, request: web.BaseRequest, facts: RequestFacts, grant: Grant, bucket: Bucket
+        self, request: web.BaseRequest, facts: RequestFacts, grant: Grant, bucket: Bucket, *, claimed: bool = False
     ) -> web.StreamResponse:
         rule = grant.route.rule
         backend = self._backends[grant.route]
         # What is wrong with a handshake is found before the proof is spent.
         key = self._handshake(request, grant.route) if is_upgrade(request) else None
-        if grant.claims:
+        if grant.claims and not claimed:
             await self._claim(grant, facts)
         if rule.request_policy:
             await self._policy.check(grant, facts, websocket=key is not None)
         inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
         if inbound.stripped:
-            backend.metrics.stripped.inc(inbound.stripped)
-            self._events.emit("spoofed_header", route=grant.route.name, request_id=facts.request_id)
-        span = self._tracing.start("gateway", facts.headers)
-        said = self._say(grant, facts, inbound, span)
-        rate = _rate_lines(bucket) if self._limited else b""
+            self.note_stripped(grant, facts, inbound)
+        said, span = self.say(grant, facts, inbound)
+        rate = self.rate_lines(bucket)
+        work: Coroutine[Any, Any, web.StreamResponse]
+        if key is not None:
+            work = open_websocket(
+                request,
+                facts,
+                backend,
+                inbound,
+                said,
+                key=key,
+                sockets=self._sockets,
+                most=rule.websocket.max_sockets,
+                rule=self._socket_rule(grant, facts.now),
+                rate=rate,
+                keep_alive=self.keeps_alive,
+            )
+        else:
+            work = forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
+        return await self._forwarded(work, backend, grant, facts, span)
+
+    async def _forwarded(
+        self,
+        work: Coroutine[Any, Any, web.StreamResponse],
+        backend: Backend,
+        grant: Grant,
+        facts: RequestFacts,
+        span: Span | None,
+    ) -> web.StreamResponse:
         try:
-            if key is not None:
-                response = await open_websocket(
-                    request,
-                    facts,
-                    backend,
-                    inbound,
-                    said,
-                    key=key,
-                    sockets=self._sockets,
-                    most=rule.websocket.max_sockets,
-                    rule=self._socket_rule(grant, facts.now),
-                    rate=rate,
-                    keep_alive=not self._draining,
-                )
-            else:
-                response = await forward(
-                    request, facts, backend, inbound, said, rate=rate, keep_alive=not self._draining
-                )
+            response = await work
         except UpstreamError as error:
             backend.metrics.count_fault(error.fault.value)
             refusal = refusal_of(error)
@@ -286,9 +393,15 @@ class Gateway:
                 await self._allow_resending(grant, facts)
             raise refusal from None
         finally:
-            span.end()
+            if span is not None:
+                span.end()
         backend.metrics.count_request(response.status)
         return response
+
+    def note_stripped(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> None:
+        """Somebody sent headers that only the guard may send."""
+        self._backends[grant.route].metrics.stripped.inc(inbound.stripped)
+        self._events.emit("spoofed_header", route=grant.route.name, request_id=facts.request_id)
 
     def _handshake(self, request: web.BaseRequest, route: Route) -> bytes:
         """The key of a WebSocket handshake that may go on. Raises ZetaError."""
@@ -302,17 +415,20 @@ class Gateway:
         outcome = await self._replay.claim(
             grant.claims, grant.subjects, owner=facts.request_id, fingerprint=grant.fingerprint, now=facts.now
         )
-        if outcome.status is ClaimStatus.WON:
-            return
+        if outcome.status is not ClaimStatus.WON:
+            raise self.judge(outcome, grant)
+
+    def judge(self, outcome: ClaimOutcome, grant: Grant) -> ZetaError:
+        """Why a request does not pass whose claim was not won."""
         if outcome.status is ClaimStatus.BLOCKED:
-            raise ZetaError("invalid_token", "access token: its session was ended; log in again", stage="block")
+            return ZetaError("invalid_token", "access token: its session was ended; log in again", stage="block")
         if outcome.status is ClaimStatus.LOST:
             self._metrics.replays.labels(grant.route.name).inc()
-            raise ZetaError(
+            return ZetaError(
                 "invalid_dpop_proof", "DPoP proof: was already used; make a fresh one per request", stage="replay"
             )
-        raise ZetaError(
-            "invalid_dpop_proof", "DPoP proof: is older than the guard's memory; make a fresh one", stage="replay"
+        return ZetaError(
+            "invalid_dpop_proof", "DPoP proof: is older than the guard's memory; make a fresh one", stage="forgotten"
         )
 
     async def _allow_resending(self, grant: Grant, facts: RequestFacts) -> None:
@@ -323,8 +439,8 @@ class Gateway:
                 await self._replay.mark_resendable(claim.key, owner=facts.request_id, fingerprint=grant.fingerprint)
                 self._metrics.resendable.labels(grant.route.name).inc()
 
-    def _say(self, grant: Grant, facts: RequestFacts, inbound: Inbound, span: Span) -> list[bytes]:
-        """The header lines that the guard sets."""
+    def say(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> tuple[list[bytes], Span | None]:
+        """The header lines that the guard sets, and the span that began with them, where spans are exported."""
         said: list[bytes] = []
         rule = grant.route.rule
         if grant.holder is not None:
@@ -334,12 +450,17 @@ class Gateway:
         if grant.popp is not None:
             said.append(popp_line(grant.popp))
         said.append(forwarded_line(inbound.forwarded, facts, inbound.host))
+        if not inbound.trace and not self._tracing.exporting:
+            if rule.traceparent:
+                said.append(b"traceparent: %b\r\n" % new_traceparent())
+            return said, None
+        span = self._tracing.start("gateway", facts.headers)
         if rule.traceparent:
             said.append(b"traceparent: %b\r\n" % span.traceparent().encode("ascii"))
             state = span.context.state
             if state and state.isascii() and state.isprintable():
                 said.append(b"tracestate: %b\r\n" % state.encode("ascii"))
-        return said
+        return said, span
 
     def _socket_rule(self, grant: Grant, now: float) -> SocketRule:
         rule = grant.route.rule.websocket

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -22,11 +22,14 @@ from zeta_guard.gateway.response import CONTINUE, ClientWriter, WrittenResponse
 from zeta_guard.gateway.upstream import Fault, ResponseHead, UpstreamConnection, UpstreamError
 from zeta_guard.gateway.upstream_pool import UpstreamGroup
 from zeta_guard.http.facts import RequestFacts
+from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.telemetry.logging import log_event
 
 _logger = logging.getLogger("zeta_guard.gateway")
 
-_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""Methods that may be sent twice (RFC 9110 §9.2.2)."""
+
 _CLOSE: Final = {"Connection": "close"}
 _END: Final = b"\r\n"
 
@@ -106,7 +109,7 @@ async def forward(
     body = _read_framing(request, backend)
     if body.streamed:
         return await _forward_streamed(request, facts, backend, inbound, said, body, rate, keep_alive)
-    repeatable = facts.method in _IDEMPOTENT and not body.whole
+    repeatable = facts.method in IDEMPOTENT and not body.whole
     group = backend.group
     loop = asyncio.get_running_loop()
     while True:
@@ -135,6 +138,35 @@ async def forward(
         return await deliver(request, facts, backend, connection, response, rate, keep_alive)
     finally:
         connection.finish()
+
+
+async def forward_late(
+    request: web.BaseRequest,
+    facts: RequestFacts,
+    backend: Backend,
+    connection: UpstreamConnection,
+    sent_at: float,
+    *,
+    rate: bytes = b"",
+    keep_alive: bool = True,
+    again: Callable[[], Awaitable[WrittenResponse]],
+) -> WrittenResponse:
+    """Go on with an exchange that was begun elsewhere. ``again`` sends the request anew, when that may be done.
+
+    Raises as :func:`forward`.
+    """
+    reused = connection.exchanges > 1
+    repeatable = facts.method in IDEMPOTENT and (not isinstance(request, PlainRequest) or not request.body)
+    try:
+        response = await connection.head()
+        backend.metrics.observe_upstream(asyncio.get_running_loop().time() - sent_at)
+        return await deliver(request, facts, backend, connection, response, rate, keep_alive)
+    except UpstreamError as error:
+        if not (error.fault is Fault.CLOSED and reused and repeatable):
+            raise
+    finally:
+        connection.finish()
+    return await again()
 
 
 async def _forward_streamed(
@@ -174,6 +206,13 @@ async def _forward_streamed(
 
 
 def _read_framing(request: web.BaseRequest, backend: Backend) -> _Body:
+    if isinstance(request, PlainRequest):
+        whole = request.body
+        if whole is None:
+            return _Body(b"", b"", False, 0)
+        if backend.max_body is not None and len(whole) > backend.max_body:
+            raise too_large(backend.max_body)
+        return _Body(b"Content-Length: %d\r\n" % len(whole), whole, False, len(whole))
     headers = request.headers
     coding = headers.get("Transfer-Encoding")
     announced = headers.get("Content-Length")
@@ -186,12 +225,12 @@ def _read_framing(request: web.BaseRequest, backend: Backend) -> _Body:
         raise ZetaError("invalid_request", "Content-Length is no number.", headers=_CLOSE, stage="body")
     length = None if announced is None else int(announced)
     if length is not None and backend.max_body is not None and length > backend.max_body:
-        raise _too_large(backend.max_body)
+        raise too_large(backend.max_body)
     content = request.content
     if content.is_eof():
         whole = content.read_nowait(-1)
         if backend.max_body is not None and len(whole) > backend.max_body:
-            raise _too_large(backend.max_body)
+            raise too_large(backend.max_body)
         return _Body(b"Content-Length: %d\r\n" % len(whole), whole, False, len(whole))
     framing = b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
     return _Body(framing, b"", True, length)
@@ -220,7 +259,7 @@ async def _upload(
                 break
             size += len(piece)
             if backend.max_body is not None and size > backend.max_body:
-                raise _too_large(backend.max_body)
+                raise too_large(backend.max_body)
             connection.write(piece if body.length is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
             # Silence of the backend while it should take the body counts as the body's silence.
             connection.expect_within(backend.idle_seconds)
@@ -263,13 +302,12 @@ async def deliver(
         body = connection.take()
         # The connection is free for others before this client has its answer.
         connection.finish()
-        framing = b"Content-Length: %d\r\n" % len(body) if response.has_body else _framing(response, None)
-        client.write(client.head(response.status, response.reason, outgoing, framing, rate) + body)
+        client.whole(response, body, rate)
         return client.done(response.status)
     chunked = response.has_body and response.length is None and client.can_chunk
     if response.has_body and response.length is None and not client.can_chunk:
         client.keep_alive = False
-    framing = b"Transfer-Encoding: chunked\r\n" if chunked else _framing(response, response.length)
+    framing = b"Transfer-Encoding: chunked\r\n" if chunked else response.framing(response.length)
     head = client.head(response.status, response.reason, outgoing, framing, rate)
     try:
         piece = connection.take()
@@ -295,20 +333,12 @@ async def deliver(
     return client.done(response.status)
 
 
-def _framing(response: ResponseHead, length: int | None) -> bytes:
-    if response.has_body:
-        return b"" if length is None else b"Content-Length: %d\r\n" % length
-    # An answer to HEAD says how long its body would be; 204 and 304 say nothing.
-    if response.status in (204, 205, 304) or response.length is None:
-        return b""
-    return b"Content-Length: %d\r\n" % response.length
-
-
 def _as_chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
 
-def _too_large(limit: int) -> ZetaError:
+def too_large(limit: int) -> ZetaError:
+    """The refusal of a body beyond the route's limit: 413."""
     return ZetaError(
         "invalid_request",
         f"The body is larger than {limit} bytes, the most that this route takes.",

@@ -19,6 +19,7 @@ from zeta_guard.errors import JsonValue
 from zeta_guard.gateway.popp import PoppToken
 from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.http.header import RESERVED_PREFIX, fold
+from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.http.refusal import API_VERSION, API_VERSION_HEADER
 from zeta_guard.jose.recent import Recent
 from zeta_guard.tokens.access_token import AccessToken
@@ -67,6 +68,8 @@ _MOST_DIGITS: Final = 18
 _COLON: Final = b": "
 _END: Final = b"\r\n"
 _NOTHING: Final[frozenset[bytes]] = frozenset()
+_DROPPED: Final = frozenset({Treatment.FRAMING, Treatment.CREDENTIAL, Treatment.CONNECTION})
+"""Lines of a plain request that simply go; its ``Connection`` names nothing."""
 _NAMEABLE: Final = frozenset(
     {
         Treatment.KEEP,
@@ -226,6 +229,25 @@ def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
     return Inbound(b"".join(kept), forwarded, trace, handshake, host, stripped)
 
 
+def sort_plain_request(request: PlainRequest, *, peer_trusted: bool) -> Inbound:
+    """As :func:`sort_request_headers`, faster: repeated lines remember their treatment."""
+    kept: list[bytes] = []
+    host = b""
+    for line in request.lines:
+        treatment = line.treatment
+        if treatment < 0:
+            treatment = line.treatment = request_treatment(line.pair[0])
+            if treatment is _KEEP:
+                line.kept = b"%b: %b\r\n" % line.pair
+        if treatment is _KEEP:
+            kept.append(line.kept)
+        elif treatment is _HOST:
+            host = line.pair[1]
+        elif treatment not in _DROPPED:
+            return sort_request_headers(request.raw_headers, peer_trusted=peer_trusted)
+    return Inbound(b"".join(kept), [], [], [], host, 0)
+
+
 def _without(
     headers: RawHeaders, named: frozenset[bytes], treat: Callable[[bytes], Treatment]
 ) -> list[tuple[bytes, bytes]]:
@@ -286,16 +308,20 @@ def popp_line(token: PoppToken) -> bytes:
 
 def forwarded_line(before: Sequence[bytes], facts: RequestFacts, host: bytes) -> bytes:
     """``Forwarded`` with one element of ours appended (RFC 7239 §4, A_28439)."""
-    own = _known_elements.get((facts.client_address, host, facts.scheme))
+    address = facts.client_address
+    # Addresses are hashed by Python code; their integers are not.
+    number = None if address is None else address._ip  # type: ignore[union-attr]
+    key = (number, type(address), host, facts.scheme)
+    own = _known_elements.get(key)
     if own is None:
-        own = _forwarded_element(facts.client_address, host, facts.scheme)
-        _known_elements.put((facts.client_address, host, facts.scheme), own)
+        own = _forwarded_element(address, host, facts.scheme)
+        _known_elements.put(key, own)
     if not before:
         return own
     return b"Forwarded: %b, %b" % (b", ".join(before), own.removeprefix(b"Forwarded: "))
 
 
-_known_elements: Final[Recent[tuple[IPAddress | None, bytes, str], bytes]] = Recent(4096)
+_known_elements: Final[Recent[tuple[int | None, type, bytes, str], bytes]] = Recent(4096)
 
 
 def _forwarded_element(address: IPAddress | None, host: bytes, scheme: str) -> bytes:

@@ -15,6 +15,8 @@ from aiohttp.helpers import rfc822_formatted_time
 from multidict import CIMultiDict
 
 from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
+from zeta_guard.gateway.upstream import ResponseHead
+from zeta_guard.http.plain_request import PlainRequest
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -49,7 +51,7 @@ class ClientWriter:
             raise ConnectionResetError("the client is gone")
         self._request: Final = request
         self._transport: Final[asyncio.Transport] = transport
-        self._version10: Final = request.version == HttpVersion10
+        self._version10: Final = type(request) is not PlainRequest and request.version == HttpVersion10
         self.keep_alive = keep_alive and request.keep_alive
         self.size = 0
 
@@ -60,18 +62,11 @@ class ClientWriter:
 
     def head(self, status: int, reason: bytes, outgoing: Outgoing, framing: bytes, rate: bytes) -> bytes:
         """The head of the answer; ``framing`` and ``rate`` are complete header lines."""
-        line = _status_lines.get((status, reason))
-        if line is None:
-            line = _status_line(status, reason)
-        if not outgoing.dated:
-            framing += b"Date: %b\r\n" % rfc822_formatted_time().encode("ascii")
-        if rate and not outgoing.limited:
-            framing += rate
-        if not self.keep_alive:
-            framing += b"Connection: close\r\n"
-        elif self._version10:
-            framing += b"Connection: keep-alive\r\n"
-        return b"".join((line, outgoing.lines, framing, _LAST_LINE))
+        return _head(status, reason, outgoing, framing, rate, self.keep_alive, self._version10)
+
+    def whole(self, response: ResponseHead, body: bytes, rate: bytes) -> None:
+        """Send an answer that is complete, in one piece."""
+        self.write(whole_answer(response, body, rate, keep_alive=self.keep_alive, version10=self._version10))
 
     def write(self, piece: bytes) -> None:
         """Send."""
@@ -80,7 +75,11 @@ class ClientWriter:
         self._transport.write(piece)
         self.size += len(piece)
         # aiohttp asks this before it would answer an error of its own.
-        self._request.writer.output_size += len(piece)
+        request = self._request
+        if type(request) is PlainRequest:
+            request.written += len(piece)
+        else:
+            request.writer.output_size += len(piece)
 
     async def drain(self, seconds: float) -> None:
         """Wait until the client has taken enough; TimeoutError when it takes nothing for ``seconds``."""
@@ -96,6 +95,31 @@ class ClientWriter:
     def done(self, status: int) -> WrittenResponse:
         """The answer is complete."""
         return WrittenResponse(status, keep_alive=self.keep_alive, size=self.size)
+
+
+def whole_answer(
+    response: ResponseHead, body: bytes, rate: bytes, *, keep_alive: bool, version10: bool = False
+) -> bytes:
+    """Head and body of an answer that is complete. ``rate`` are complete header lines."""
+    framing = b"Content-Length: %d\r\n" % len(body) if response.has_body else response.framing(None)
+    return _head(response.status, response.reason, response.outgoing, framing, rate, keep_alive, version10) + body
+
+
+def _head(
+    status: int, reason: bytes, outgoing: Outgoing, framing: bytes, rate: bytes, keep_alive: bool, version10: bool
+) -> bytes:
+    line = _status_lines.get((status, reason))
+    if line is None:
+        line = _status_line(status, reason)
+    if not outgoing.dated:
+        framing += b"Date: %b\r\n" % rfc822_formatted_time().encode("ascii")
+    if rate and not outgoing.limited:
+        framing += rate
+    if not keep_alive:
+        framing += b"Connection: close\r\n"
+    elif version10:
+        framing += b"Connection: keep-alive\r\n"
+    return b"".join((line, outgoing.lines, framing, _LAST_LINE))
 
 
 def _status_line(status: int, reason: bytes) -> bytes:

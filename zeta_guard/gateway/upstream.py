@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from zeta_guard.errors import GuardError
 from zeta_guard.gateway.headers import Outgoing, sort_response_headers
+from zeta_guard.gateway.plain_answer import read_plain_answer
 
 if TYPE_CHECKING:
     from zeta_guard.gateway.deadline import DeadlineWatch
@@ -78,6 +80,15 @@ class ResponseHead(NamedTuple):
     length: int | None
     has_body: bool
 
+    def framing(self, length: int | None) -> bytes:
+        """The header line that tells the client how long the body is; empty where nothing is to be told."""
+        if self.has_body:
+            return b"" if length is None else b"Content-Length: %d\r\n" % length
+        # An answer to HEAD says how long its body would be; 204 and 304 say nothing.
+        if self.status in (204, 205, 304) or self.length is None:
+            return b""
+        return b"Content-Length: %d\r\n" % self.length
+
 
 class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection, one exchange at a time: ``begin``, ``write``…, ``head``, ``read`` until empty, then back to the pool.
@@ -113,6 +124,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "dirty",
         "exchanges",
         "idle_since",
+        "observer",
         "pool",
         "reading_paused",
         "response",
@@ -137,6 +149,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.exchanges = 0
         self.busy = False
         self.dirty = False
+        self.observer: Callable[[], None] | None = None
+        """Called when there is news of the exchange, for who does not wait for :meth:`head`."""
         self._reset(head_only=False)
 
     def __repr__(self) -> str:
@@ -251,20 +265,26 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
         It can when the answer is complete, nothing came behind it, and both sides keep the connection alive.
         """
-        if not self.busy:
-            return
+        if self.busy:
+            self.finish_at()
+
+    def finish_at(self) -> float:
+        """As :meth:`finish`, once; returns this moment (time of the event loop)."""
         self._watch.drop(self)
         self.busy = False
+        self.observer = None
+        now = self._loop.time()
         pool = self.pool
         transport = self.transport
         if transport is None:
-            return
+            return now
         if not self.complete:
             transport.abort()
         elif pool is not None and self._keep_alive and not self.dirty and not transport.is_closing():
-            pool.give_back(self)
+            pool.give_back(self, now)
         else:
             transport.close()
+        return now
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand the transport over after an upgrade, with what the backend sent behind its 101."""
@@ -276,6 +296,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return transport, self.upgraded_with or b""
 
     def _wake(self) -> None:
+        if self.observer is not None:
+            self.observer()
+            return
         head_waiter = self._head_waiter
         if head_waiter is not None:
             self._head_waiter = None
@@ -311,7 +334,17 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             # Frames that came before the tunnel stood.
             self.upgraded_with += data
             return
-        self.answered = True
+        if not self.answered:
+            self.answered = True
+            if not self._head_only and (plain := read_plain_answer(bytes(data))) is not None:
+                # The parser has not seen it and stands where it stood: before an answer.
+                status, reason, outgoing, body, self._keep_alive = plain
+                self.response = ResponseHead(status, reason, [], outgoing, outgoing.length, True)
+                if body:
+                    self._chunks.append(body)
+                self.complete = True
+                self._wake()
+                return
         if self.response is None:
             self._fed += nbytes
         try:

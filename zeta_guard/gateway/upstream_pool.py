@@ -140,9 +140,9 @@ class UpstreamPool:
         self.suspect_until = 0.0
         return connection
 
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """A connection whose exchange is over and that can serve another one."""
-        connection.idle_since = self._loop.time()
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+        """A connection whose exchange is over and that can serve another one; ``now`` is the event loop's time."""
+        connection.idle_since = now
         if self._closed:
             connection.abort()
             return
@@ -183,7 +183,7 @@ class UpstreamPool:
                 # It was given a place in the moment in which it gave up.
                 connection = waiter.result()
                 if connection is not None:
-                    self.give_back(connection)
+                    self.give_back(connection, self._loop.time())
                 else:
                     self._offer_place()
             if isinstance(error, TimeoutError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from multidict import CIMultiDictProxy
 
@@ -12,8 +12,7 @@ from zeta_guard.http.path import CanonicalPath
 IPAddress = IPv4Address | IPv6Address
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(NamedTuple):
     """Everything a check may look at; made by :func:`zeta_guard.http.read_facts.read_facts`.
 
     ``now`` is the one clock reading of this request. ``url`` is public URL + raw path, without query: what ``htu`` is

@@ -39,6 +39,7 @@ class FactsReader:
         self._from_peer = gateway.client_address == "peer"
         # Behind a PROXY header the peer is the client: nobody whose headers count, wherever its address lies.
         proxies = () if config.listen.proxy_protocol else gateway.trusted_proxies
+        self._proxies = bool(proxies)
         self._origins = OriginReader(gateway.client_address, TrustedProxies(proxies))
 
     def read(self, request: web.BaseRequest, *, now: float, request_id: str) -> RequestFacts:
@@ -48,7 +49,9 @@ class FactsReader:
         (RFC 9112 §3.2), 421 ``misdirected_request`` for a ``Host`` that is not this guard's.
         """
         headers = request.headers
-        self._check_host(headers.getall("Host", ()))
+        hosts = headers.getall("Host", ())
+        if len(hosts) != 1 or hosts[0] not in self._hosts:
+            self._check_host(hosts)
         target = request.raw_path
         path, query = canonical_target(target)
         remote = request.remote
@@ -56,14 +59,12 @@ class FactsReader:
         scheme = "https" if request.secure else "http"
         trusted = False
         client = peer
-        if peer is not None and not self._from_peer:
+        if peer is not None and self._proxies:
             trusted = self._origins.is_trusted(peer)
-            if trusted:
+            if trusted and not self._from_peer:
                 origin = self._origins.read(peer, headers)
                 client = origin.client
                 scheme = origin.scheme or scheme
-        elif peer is not None:
-            trusted = self._origins.is_trusted(peer)
         return RequestFacts(
             request.method,
             target,

@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion11, web
 
 from zeta_guard.errors import ZetaError
+from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.http.refusal import API_VERSION, error_response
 from zeta_guard.http.request_id import new_request_id
 from zeta_guard.runtime.admin_refusals import RecentRefusals
+from zeta_guard.runtime.exchange import Exchange
 from zeta_guard.runtime.generation import Generation
 from zeta_guard.runtime.listener import SERVER_NAME
 from zeta_guard.runtime.metrics import RuntimeMetrics
+from zeta_guard.runtime.refusal_event import report_early_refusal
 from zeta_guard.runtime.request_head import check_request_head
 from zeta_guard.telemetry.logging import bind_request, log_event
 from zeta_guard.telemetry.request_log import RequestLog
+
+if TYPE_CHECKING:
+    from zeta_guard.config.limits import Limits
+    from zeta_guard.runtime.listener import GuardProtocol
 
 _logger = logging.getLogger("zeta_guard.runtime")
 
@@ -49,41 +56,104 @@ class Dispatcher:
 
     def count_refused_head(self, status: int) -> None:
         """Count a refusal that the HTTP layer made before a request existed."""
-        self._metrics.requests.labels("http", str(status)).inc()
+        self._metrics.count("http", status)
         self._metrics.refusals.labels("http", "invalid_request").inc()
 
     def note_early_refusal(self, refusal: ZetaError, request_id: str) -> None:
         """Remember a refusal that the HTTP layer made before a request existed."""
         self.refusals.note(refusal, request_id=request_id, door="http", route="", now=self._clock())
+        report_early_refusal(refusal, self.generation.events, request_id=request_id)
+
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.generation.config.limits
+
+    def begin(self, request: PlainRequest, protocol: GuardProtocol) -> None:
+        """Begin to answer a plain request; what cannot be done at once is handed over to the connection's task."""
+        generation = self.generation
+        request_id = new_request_id()
+        self._enter(generation)
+        exchange = Exchange(self, protocol, request, generation, request_id)
+        protocol.exchange = exchange
+        try:
+            facts = generation.reader.read(request, now=self._clock(), request_id=request_id)
+            server = generation.authorization_server
+            if server is not None and server.owns(facts.path.raw):
+                exchange.door = "authorization_server"
+                exchange.hand_over(server.handle(request, facts))
+            elif generation.gateway is not None:
+                exchange.door = "gateway"
+                generation.gateway.begin(exchange, facts)
+            else:
+                raise _nowhere()
+        except ZetaError as error:
+            exchange.refuse(error)
+        except Exception as error:  # noqa: BLE001 - the outermost edge; the task turns it into an answer
+            exchange.fail(error)
+
+    def ended(self, exchange: Exchange, status: int) -> None:
+        """An exchange was answered in callbacks with this status, 0: not at all."""
+        generation = exchange.generation
+        self._leave(generation)
+        self._note(generation, exchange.request, exchange.door, status, None, exchange.request_id, exchange.started)
+
+    def abandoned(self, exchange: Exchange) -> None:
+        """The client of an exchange is gone."""
+        log_event(
+            _logger, logging.INFO, "client_gone", request_id=exchange.request_id, kind=ConnectionResetError.__name__
+        )
+        self.ended(exchange, 0)
+
+    async def finish(self, exchange: Exchange) -> web.StreamResponse:
+        """Do the rest of a plain request's work; never raises but for cancellation and a client that is gone."""
+        work = exchange.work
+        assert work is not None
+        exchange.work = None
+        return await self._settle(
+            exchange.generation, exchange.request, exchange.request_id, exchange.started, lambda: exchange.door, work
+        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; never raises but for cancellation."""
+        """Answer any other request; never raises but for cancellation and a client that is gone."""
         generation = self.generation
-        key = id(generation)
-        self.in_flight += 1
-        self._running[key] += 1
+        self._enter(generation)
         started = time.perf_counter()
         request_id = new_request_id()
-        bind_request(request_id)
         door = "http"
+
+        async def route() -> web.StreamResponse:
+            nonlocal door
+            message = request._message  # the head as it came; aiohttp's public view is already repaired
+            check_request_head(
+                message.method, message.version, message.path, message.raw_headers, generation.config.limits
+            )
+            facts = generation.reader.read(request, now=self._clock(), request_id=request_id)
+            server = generation.authorization_server
+            if server is not None and server.owns(facts.path.raw):
+                door = "authorization_server"
+                return await server.handle(request, facts)
+            if generation.gateway is not None:
+                door = "gateway"
+                return await generation.gateway.handle(request, facts)
+            raise _nowhere()
+
+        return await self._settle(generation, request, request_id, started, lambda: door, route())
+
+    async def _settle(
+        self,
+        generation: Generation,
+        request: web.BaseRequest,
+        request_id: str,
+        started: float,
+        door_of: Callable[[], str],
+        work: Coroutine[Any, Any, web.StreamResponse],
+    ) -> web.StreamResponse:
+        bind_request(request_id)
         response: web.StreamResponse | None = None
         refusal: ZetaError | None = None
         try:
             try:
-                message = request._message  # the head as it came; aiohttp's public view is already repaired
-                check_request_head(
-                    message.method, message.version, message.path, message.raw_headers, generation.config.limits
-                )
-                facts = generation.reader.read(request, now=self._clock(), request_id=request_id)
-                server = generation.authorization_server
-                if server is not None and server.owns(facts.path.raw):
-                    door = "authorization_server"
-                    response = await server.handle(request, facts)
-                elif generation.gateway is not None:
-                    door = "gateway"
-                    response = await generation.gateway.handle(request, facts)
-                else:
-                    raise ZetaError("resource_not_found", "no endpoint of this server has that path", stage="route")
+                response = await work
             except ZetaError as error:
                 refusal = error.detached()
             except (ConnectionError, TimeoutError) as error:
@@ -108,7 +178,7 @@ class Dispatcher:
                     head=request.method == "HEAD",
                 )
                 self._metrics.refusals.labels(refusal.stage or "unnamed", refusal.code).inc()
-                if door == "http":
+                if door_of() == "http":
                     # Whatever version a refused head claims, the answer is HTTP/1.1 and the last one.
                     request._version = HttpVersion11
                     response.force_close()
@@ -118,28 +188,36 @@ class Dispatcher:
                 response.headers["Server"] = SERVER_NAME
             return response
         finally:
-            self.in_flight -= 1
-            self._running[key] -= 1
-            if not self._running[key]:
-                del self._running[key]
-            self._note(generation, request, door, response, refusal, request_id, started)
+            self._leave(generation)
+            status = response.status if response is not None else 0
+            self._note(generation, request, door_of(), status, refusal, request_id, started)
+
+    def _enter(self, generation: Generation) -> None:
+        self.in_flight += 1
+        self._running[id(generation)] += 1
+
+    def _leave(self, generation: Generation) -> None:
+        key = id(generation)
+        self.in_flight -= 1
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
 
     def _note(
         self,
         generation: Generation,
         request: web.BaseRequest,
         door: str,
-        response: web.StreamResponse | None,
+        status: int,
         refusal: ZetaError | None,
         request_id: str,
         started: float,
     ) -> None:
         elapsed = time.perf_counter() - started
-        status = response.status if response is not None else 0
         self._metrics.answered(door, status, elapsed)
         if refusal is not None:
             self.refusals.note(
-                refusal, request_id=request_id, door=door, route=request.get("route", ""), now=self._clock()
+                refusal, request_id=request_id, door=door, route=request._state.get("route", ""), now=self._clock()
             )
         if generation.config.telemetry.request_log:
             fields: dict[str, Any] = {
@@ -149,7 +227,7 @@ class Dispatcher:
                 "status": status,
                 "ms": round(elapsed * 1000, 3),
             }
-            route = request.get("route")
+            route = request._state.get("route")
             if route is not None:
                 fields["route"] = route
             if refusal is not None:
@@ -160,3 +238,7 @@ class Dispatcher:
                 if decision_id is not None:
                     fields["decision_id"] = decision_id
             self._request_log.write(fields, self._clock())
+
+
+def _nowhere() -> ZetaError:
+    return ZetaError("resource_not_found", "no endpoint of this server has that path", stage="route")

@@ -186,6 +186,7 @@ class Guard:
             public_url=config.public_url,
             on_refused_head=self._dispatcher.count_refused_head,
             on_refusal=self._dispatcher.note_early_refusal,
+            plain=self._dispatcher,
         )
         api = AdminApi(
             generation=lambda: self._generation,

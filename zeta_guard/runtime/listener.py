@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import HttpRequestParser, StreamWriter
@@ -20,12 +20,14 @@ from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, R
 
 from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.gateway.response import WrittenResponse
+from zeta_guard.http.plain_request import PlainRequest, read_plain_head
 from zeta_guard.http.refusal import error_response, raw_refusal
 from zeta_guard.http.request_id import new_request_id
 from zeta_guard.telemetry.logging import log_event
 
 if TYPE_CHECKING:
     from zeta_guard.config.limits import Limits
+    from zeta_guard.runtime.exchange import Exchange
 
 _logger = logging.getLogger("zeta_guard.runtime")
 
@@ -35,7 +37,22 @@ _TOO_MANY_LINES = "Too many headers received"
 SERVER_NAME = "zeta-guard"
 """``Server`` of the guard's own answers: no versions of anything."""
 
+_READ_BYTES = 65_536
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class PlainDoor(Protocol):
+    """Who answers plain requests (:class:`zeta_guard.runtime.dispatch.Dispatcher`)."""
+
+    def limits(self) -> Limits:
+        """The limits in force."""
+
+    def begin(self, request: PlainRequest, protocol: GuardProtocol) -> None:
+        """Begin; ``protocol.exchange`` is set when this returns, unless it is over already."""
+
+    async def finish(self, exchange: Exchange) -> web.StreamResponse:
+        """Do what was handed over."""
 
 
 def require_compiled_parser() -> None:
@@ -58,13 +75,18 @@ class GuardProtocol(RequestHandler):
     ``peer_override`` is the peer that a trusted proxy named before the first byte (PROXY protocol); None: the socket's own.
     """
 
-    __slots__ = ("_guard", "_header_timer", "peer_override")
+    __slots__ = ("_guard", "_handed", "_header_timer", "_later", "_remote", "exchange", "peer_override")
 
     def __init__(self, server: GuardServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._guard = server
         self._header_timer: asyncio.TimerHandle | None = None
         self.peer_override: tuple[str, int] | None = None
+        self.exchange: Exchange | None = None
+        """The plain request that is being answered; until it is, nothing further is read."""
+        self._handed: Exchange | None = None
+        self._later: list[bytes] = []
+        self._remote: tuple[str | None, bool] | None = None
 
     @property
     def peername(self) -> Any:
@@ -73,6 +95,9 @@ class GuardProtocol(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            # asyncio makes a buffer of a quarter of a mebibyte for every read.
+            transport.max_size = _READ_BYTES
         if not self._guard.admit(self):
             assert isinstance(transport, asyncio.Transport)
             refusal = ZetaError(
@@ -88,9 +113,39 @@ class GuardProtocol(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
+        exchange = self.exchange
+        if exchange is not None and self._current_request is None:
+            # No task is at work on it that would be cancelled.
+            self.exchange = self._handed = None
+            exchange.abandon()
+        self._later.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.exchange is not None:
+            # One request at a time; what comes early waits, and the client with it.
+            self._later.append(data)
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return
+        waiter = self._waiter
+        plain = self._guard.plain
+        if (
+            waiter is not None
+            and plain is not None
+            and self._header_timer is None
+            and not self._messages
+            and not waiter.done()
+            and not (self._force_close or self._close or self._upgraded)
+            and (head := read_plain_head(data, plain.limits())) is not None
+        ):
+            remote = self._remote
+            if remote is None:
+                peer = self.peername
+                remote = self._remote = (None if peer is None else str(peer[0]), self.ssl_context is not None)
+            self._request_in_progress = True
+            plain.begin(PlainRequest(head, self, self._loop, remote=remote[0], secure=remote[1]), self)
+            return
         super().data_received(data)
         if self._messages and isinstance(broken := self._messages[-1][0], _ErrInfo):
             if broken.exc is not None:
@@ -103,6 +158,45 @@ class GuardProtocol(RequestHandler):
                 self._header_timer = self._loop.call_later(self._guard.header_timeout, self._head_too_slow)
         elif self._header_timer is not None:
             self._disarm()
+
+    def take_over_exchange(self) -> None:
+        """The connection's task does the rest of the exchange."""
+        self._handed = self.exchange
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def exchange_over(self, keep_alive: bool) -> None:
+        """The exchange was answered; the connection goes on with the next request, or ends."""
+        self.exchange = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if self.transport is None:
+            return
+        self._keepalive = keep_alive
+        if not keep_alive or self._close or self._force_close:
+            self.transport.close()
+            return
+        self._await_next()
+        if self._later:
+            self._read_later()
+
+    def _await_next(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    def _read_later(self) -> None:
+        data, self._later = b"".join(self._later), []
+        if self.transport is not None:
+            self.transport.resume_reading()
+        self.data_received(data)
+
+    def _process_keepalive(self) -> None:
+        if self.exchange is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
 
     def _blame_body(self) -> None:
         """A fault inside a body belongs to the request whose body it is.
@@ -138,6 +232,10 @@ class GuardProtocol(RequestHandler):
                         await self._waiter
                     finally:
                         self._waiter = None
+                if self._handed is not None:
+                    if not await self._answer_handed(self._handed):
+                        break
+                    continue
                 message, payload = self._messages.popleft()
                 if self._parser is not None:
                     self._parser.message_consumed()
@@ -161,11 +259,7 @@ class GuardProtocol(RequestHandler):
                 self._keepalive = keep_alive
                 if not keep_alive or self._close:
                     break
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                if self._keepalive_handle is None:
-                    self._keepalive_handle = self._loop.call_at(
-                        self._next_keepalive_close_time, self._process_keepalive
-                    )
+                self._await_next()
         except ConnectionError:
             self.force_close()
         except asyncio.CancelledError:
@@ -178,6 +272,21 @@ class GuardProtocol(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    async def _answer_handed(self, exchange: Exchange) -> bool:
+        """Do the rest of a plain request; whether the connection may go on."""
+        self._handed = None
+        plain = self._guard.plain
+        assert plain is not None
+        keep_alive = await self._answer(exchange.request, lambda request: plain.finish(exchange))
+        self.exchange = None
+        self._keepalive = keep_alive
+        if not keep_alive or self._close:
+            return False
+        self._await_next()
+        if self._later:
+            self._read_later()
+        return True
 
     async def _answer(self, request: web.BaseRequest, handler: Handler) -> bool:
         """Let ``handler`` answer and write what it returned; whether the connection may go on."""
@@ -282,7 +391,9 @@ class GuardServer(web.Server):
         public_url: str,
         on_refused_head: Callable[[int], None] = lambda status: None,
         on_refusal: Callable[[ZetaError, str], None] = lambda refusal, request_id: None,
+        plain: PlainDoor | None = None,
     ) -> None:
+        """``handler`` answers every request, except plain ones where there is a door for these."""
         super().__init__(
             handler,
             access_log=None,
@@ -300,6 +411,7 @@ class GuardServer(web.Server):
         self.on_refused_head = on_refused_head
         self.on_refusal = on_refusal
         self._most_connections = limits.connections
+        self.plain: Final = plain
 
     def admit(self, protocol: RequestHandler) -> bool:
         """Whether one more connection fits."""

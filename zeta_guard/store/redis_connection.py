@@ -19,6 +19,8 @@ Argument = bytes | str | int | float
 Reply = bytes | int | None | hiredis.ReplyError | list["Reply"]
 
 
+_READ_BYTES: Final = 16_384
+
 pack: Final = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 """A command as Redis reads it."""
 
@@ -27,10 +29,13 @@ class ConnectionLost(Exception):
     """The connection ended before the reply came: nobody knows whether the command was carried out."""
 
 
+Waiting = asyncio.Future[Reply] | Callable[[Reply | ConnectionLost], None]
+
+
 class RedisConnection(asyncio.Protocol):
     """A connected socket.
 
-    Invariant: ``_waiting`` holds one future per command sent or about to be sent, in the order of sending. As replies come in
+    Invariant: ``_waiting`` holds one future or callable per command sent or about to be sent, in the order of sending. As replies come in
     that order too, only the head can be overdue first: one timer, armed for the head, keeps the deadline of all. An overdue
     head means a server that hangs; the connection is given up, and with it everything that waits.
     """
@@ -47,7 +52,7 @@ class RedisConnection(asyncio.Protocol):
         self._on_lost = lost
         self._counts = counts
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._waiting: deque[tuple[Waiting, float]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -68,14 +73,24 @@ class RedisConnection(asyncio.Protocol):
         if self._ended:
             raise ConnectionLost
         future: asyncio.Future[Reply] = self._loop.create_future()
+        self._queue(command, future)
+        return future
+
+    def ask(self, command: bytes, then: Callable[[Reply | ConnectionLost], None]) -> None:
+        """As :meth:`send`, for who goes on in ``then``, at once when the reply comes. It may not raise."""
+        if self._ended:
+            then(ConnectionLost())
+        else:
+            self._queue(command, then)
+
+    def _queue(self, command: bytes, waiting: Waiting) -> None:
         deadline = self._loop.time() + self._timeout
-        self._waiting.append((future, deadline))
+        self._waiting.append((waiting, deadline))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(command)
-        return future
 
     def abort(self) -> None:
         """Give the connection up at once."""
@@ -88,6 +103,9 @@ class RedisConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if hasattr(transport, "max_size"):
+            # asyncio makes a buffer of a quarter of a mebibyte for every read; replies are small.
+            transport.max_size = _READ_BYTES
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -99,10 +117,12 @@ class RedisConnection(asyncio.Protocol):
                 if not self._waiting:
                     self.abort()
                     return
-                future, deadline = self._waiting.popleft()
+                waiting, deadline = self._waiting.popleft()
                 self._counts.observe(sent_before - deadline)
-                if not future.done():
-                    future.set_result(reply)
+                if not isinstance(waiting, asyncio.Future):
+                    waiting(reply)
+                elif not waiting.done():
+                    waiting.set_result(reply)
         except hiredis.ProtocolError:
             self.abort()
 
@@ -133,9 +153,11 @@ class RedisConnection(asyncio.Protocol):
             self._timer = None
         waiting, self._waiting = self._waiting, deque()
         self._counts.lost += len(waiting)
-        for future, _ in waiting:
-            if not future.done():
-                future.set_exception(ConnectionLost())
+        for one, _ in waiting:
+            if not isinstance(one, asyncio.Future):
+                one(ConnectionLost())
+            elif not one.done():
+                one.set_exception(ConnectionLost())
                 # A caller that was cancelled never asks; its future must not complain at garbage collection.
-                future.exception()
+                one.exception()
         self._on_lost(self)

@@ -103,6 +103,11 @@ class RedisLink:
         """A connection is up."""
         return self._connection is not None
 
+    @property
+    def current(self) -> RedisConnection | None:
+        """The connection, if it is up."""
+        return self._connection
+
     async def connection(self) -> RedisConnection:
         """The connection; waits for the first attempt to restore a lost one. Raises ZetaError 503."""
         if self._connection is None:

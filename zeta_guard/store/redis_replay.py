@@ -128,13 +128,55 @@ class RedisReplayStore:
             return _outcome(reply)
         raise no_answer()
 
+    def claim_soon(
+        self,
+        claims: Sequence[Claim],
+        subjects: Sequence[str],
+        *,
+        owner: str,
+        fingerprint: bytes,
+        now: float,
+        then: Callable[[ClaimOutcome | None], None],
+    ) -> None:
+        """See the contract."""
+        self._mark.check(now)
+        stale = self._stale(claims, now)
+        if stale >= 0:
+            then(ClaimOutcome(ClaimStatus.STALE, stale))
+            return
+        connection = self._link.current
+        if connection is None:
+            then(None)
+            return
+
+        def replied(reply: Reply | ConnectionLost) -> None:
+            if reply == b"W":
+                self._ahead.note(claims, owner, now)
+                then(WON)
+            elif isinstance(reply, bytes) and reply[:1] in (b"L", b"B"):
+                then(_outcome(reply))
+            else:
+                # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
+                then(None)
+
+        connection.ask(self._claim_call(claims, subjects, owner, fingerprint, now), replied)
+
     def _claim_call(
         self, claims: Sequence[Claim], subjects: Sequence[str], owner: str, fingerprint: bytes, now: float
     ) -> bytes:
         prefix = self._claim_prefix
+        # Whole seconds: a block may last a part of a second longer, never shorter.
+        if len(claims) == 1:
+            claim = claims[0]
+            return pack(
+                (
+                    *("EVALSHA", CLAIM.sha, 2, self._epoch_key, prefix + claim.key),
+                    *(self._epoch_value, int(now), owner, fingerprint, claim.ttl, self._blocks_key, self._returned_key),
+                    *subjects,
+                )
+            )
         words: list[Argument] = ["EVALSHA", CLAIM.sha, len(claims) + 1, self._epoch_key]
         words += [prefix + claim.key for claim in claims]
-        # Whole seconds: a block may last a part of a second longer, never shorter.
         words += (self._epoch_value, int(now), owner, fingerprint)
         words += [claim.ttl for claim in claims]
         words += (self._blocks_key, self._returned_key)

@@ -39,11 +39,11 @@ class RequestLog:
         if self._size >= MOST_WAITING:
             self._on_drop(1)
             return
-        head = {"time": self._moment(now), "level": "info", "event": "request"}
+        document = {"time": self._moment(now), "level": "info", "event": "request", **fields}
         if self._text:
-            line = " ".join(f"{name}={value}" for name, value in (head | fields).items()) + "\n"
+            line = " ".join(f"{name}={value}" for name, value in document.items()) + "\n"
         else:
-            line = orjson.dumps(head | fields, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
+            line = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
         self._lines.append(line)
         self._size += len(line)
         if self._size >= FLUSH_BYTES:

@@ -60,3 +60,8 @@ def new_trace_id() -> str:
 def new_span_id() -> str:
     """16 hexadecimal digits, never all zero."""
     return f"{_random.getrandbits(64) or 1:016x}"
+
+
+def new_traceparent() -> bytes:
+    """The header value of a new trace that is not sampled."""
+    return b"00-%032x-%016x-00" % (_random.getrandbits(128) or 1, _random.getrandbits(64) or 1)

@@ -98,6 +98,11 @@ class Tracing:
 
             self._export = SpanExport(config, count)
 
+    @property
+    def exporting(self) -> bool:
+        """Whether there is a collector; without one nobody sees a span."""
+        return self._export is not None
+
     def start(
         self,
         name: str,

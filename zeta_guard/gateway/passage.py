@@ -1,0 +1,168 @@
+"""The short way of a plain request through the gateway: in callbacks, without a task to wake at every step.
+
+Claim, forward, answer: each step begins the next in the moment in which its reply arrives. It is the same way that
+:meth:`zeta_guard.gateway.app.Gateway.handle` goes, made of the same pieces, for the case in which nothing has to be waited for:
+an idle connection is there, the answer comes in one piece. In every other case, and for every refusal, the rest of the way
+is handed over to the connection's task (:meth:`Exchange.hand_over`), which takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp import web
+
+from zeta_guard.errors import ZetaError
+from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
+from zeta_guard.gateway.headers import sort_plain_request
+from zeta_guard.gateway.response import whole_answer
+from zeta_guard.store.contract import ClaimOutcome, ClaimStatus
+
+if TYPE_CHECKING:
+    from zeta_guard.gateway.access import Grant
+    from zeta_guard.gateway.app import Gateway
+    from zeta_guard.gateway.forward import Backend
+    from zeta_guard.gateway.upstream import UpstreamConnection
+    from zeta_guard.http.facts import RequestFacts
+    from zeta_guard.http.plain_request import PlainRequest
+    from zeta_guard.store.contract import Bucket
+    from zeta_guard.telemetry.tracing import Span
+
+
+class Exchange(Protocol):
+    """A plain request and who answers it. Exactly one of its methods is called, once."""
+
+    @property
+    def request(self) -> PlainRequest:
+        """The request."""
+
+    gone: bool
+    """The client is gone; nothing is to be called any more."""
+    on_gone: Callable[[], None] | None
+    """Called when the client goes."""
+
+    def write(self, piece: bytes) -> None:
+        """Send to the client. Raises ConnectionResetError when it is gone."""
+
+    def answered(self, status: int, *, keep_alive: bool) -> None:
+        """The answer is written."""
+
+    def refuse(self, error: ZetaError) -> None:
+        """The refusal is to be written."""
+
+    def hand_over(self, work: Coroutine[Any, Any, web.StreamResponse]) -> None:
+        """The rest is done by ``work``, in the connection's task."""
+
+    def fail(self, error: Exception) -> None:
+        """Nothing of the above was called, and cannot be."""
+
+
+class Passage:
+    """One granted request on its way."""
+
+    __slots__ = ("_backend", "_bucket", "_connection", "_exchange", "_facts", "_gateway", "_grant", "_sent_at", "_span")
+
+    def __init__(
+        self, gateway: Gateway, exchange: Exchange, facts: RequestFacts, grant: Grant, bucket: Bucket, backend: Backend
+    ) -> None:
+        self._gateway: Final = gateway
+        self._exchange: Final = exchange
+        self._facts: Final = facts
+        self._grant: Final = grant
+        self._bucket: Final = bucket
+        self._backend: Final = backend
+        self._connection: UpstreamConnection | None = None
+        self._span: Span | None = None
+        self._sent_at = 0.0
+
+    def claimed(self, outcome: ClaimOutcome | None) -> None:
+        """The store has spoken, or cannot in this way."""
+        if self._exchange.gone:
+            return
+        try:
+            if outcome is None:
+                self._hand_over(claimed=False)
+            elif outcome.status is ClaimStatus.WON:
+                self.forward()
+            else:
+                self._refuse(self._gateway.judge(outcome, self._grant))
+        except Exception as error:  # noqa: BLE001 - called by the store, which has other callers to serve
+            self._exchange.fail(error)
+
+    def forward(self) -> None:
+        """Send the request to the backend."""
+        exchange, facts, backend, gateway = self._exchange, self._facts, self._backend, self._gateway
+        request = exchange.request
+        body = request.body
+        if body is not None and backend.max_body is not None and len(body) > backend.max_body:
+            self._refuse(too_large(backend.max_body))
+            return
+        connection = backend.group.take_idle(repeatable=facts.method in IDEMPOTENT and not body)
+        if connection is None:
+            self._hand_over(claimed=True)
+            return
+        inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
+        if inbound.stripped:
+            gateway.note_stripped(self._grant, facts, inbound)
+        said, self._span = gateway.say(self._grant, facts, inbound)
+        head = request_head(
+            facts,
+            inbound,
+            said,
+            b"" if body is None else b"Content-Length: %d\r\n" % len(body),
+            host=None if backend.preserve_host else connection.authority,
+        )
+        self._connection = connection
+        connection.begin(head_only=facts.method == "HEAD")
+        connection.observer = self._heard
+        exchange.on_gone = self._abandon
+        connection.write(head + body if body else head)
+        self._sent_at = connection.expect_within(backend.response_seconds)
+
+    def _heard(self) -> None:
+        """The backend has answered, or failed to."""
+        try:
+            self._answer()
+        except Exception as error:  # noqa: BLE001 - called by the backend's connection, which would take it for its own
+            self._exchange.fail(error)
+
+    def _answer(self) -> None:
+        connection, exchange = self._connection, self._exchange
+        assert connection is not None
+        connection.observer = None
+        exchange.on_gone = None
+        response = connection.response
+        if response is None or not connection.complete or response.status == 101 or response.outgoing.blames_proxy:
+            exchange.hand_over(
+                self._gateway.answer_late(
+                    exchange.request, self._facts, self._grant, self._bucket, connection, self._sent_at, self._span
+                )
+            )
+            return
+        gateway, backend = self._gateway, self._backend
+        piece = connection.take()
+        # The connection is free for others before this client has its answer.
+        backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
+        keep_alive = gateway.keeps_alive and exchange.request.keep_alive
+        exchange.write(whole_answer(response, piece, gateway.rate_lines(self._bucket), keep_alive=keep_alive))
+        if self._span is not None:
+            self._span.end()
+        backend.metrics.count_request(response.status)
+        exchange.answered(response.status, keep_alive=keep_alive)
+
+    def _abandon(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.finish()
+        if self._span is not None:
+            self._span.end("client_gone")
+
+    def _refuse(self, error: ZetaError) -> None:
+        self._gateway.report(error, self._facts, self._grant.route.name)
+        self._exchange.refuse(error)
+
+    def _hand_over(self, *, claimed: bool) -> None:
+        self._exchange.hand_over(
+            self._gateway.go_on(self._exchange.request, self._facts, self._grant, self._bucket, claimed=claimed)
+        )

@@ -1,0 +1,128 @@
+"""Answers without surprises, read in one go: complete, HTTP/1.1, their length announced, nothing to interpret.
+
+What is not of this form is not judged here but left to the parser (:mod:`zeta_guard.gateway.upstream`). Whatever is read here,
+the parser reads in the same way: a test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from zeta_guard.gateway.headers import Outgoing, Treatment, response_treatment
+
+_ALLOWED: Final = bytes([9, 10, 13, *range(32, 127)])
+_STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t -~]*)")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_BODY: Final = frozenset({204, 205, 304})
+_MOST_DIGITS: Final = 18
+_MOST_HEADERS: Final = 100
+_LONGEST_HEAD: Final = 16_384
+
+# Backends repeat their lines; what they vary does not fill the memory.
+_MOST_LINES: Final = 2048
+_MOST_STATUSES: Final = 256
+_LONGEST_LINE: Final = 160
+
+
+_KEEP: Final = 0
+_DATE: Final = 1
+_LENGTH: Final = 2
+_CONNECTION: Final = 3
+_MARKS: Final = {
+    Treatment.KEEP: _KEEP,
+    Treatment.FRAMING: _KEEP,
+    Treatment.DATE: _DATE,
+    Treatment.LENGTH: _LENGTH,
+    Treatment.CONNECTION: _CONNECTION,
+}
+_lines: dict[bytes, tuple[bytes | None, bytes, int]] = {}
+"""What passes of a line (None: nothing), its value, and what it means."""
+_statuses: dict[bytes, tuple[int, bytes]] = {}
+
+
+class PlainAnswer(NamedTuple):
+    """An answer as a whole."""
+
+    status: int
+    reason: bytes
+    outgoing: Outgoing
+    body: bytes
+    keep_alive: bool
+
+
+def read_plain_answer(data: bytes) -> PlainAnswer | None:
+    """The one complete answer that ``data`` is; None when it is anything else, which proves nothing against it."""
+    end = data.find(b"\r\n\r\n")
+    if not 0 < end <= _LONGEST_HEAD:
+        return None
+    head = data[:end]
+    lines = head.split(b"\r\n")
+    breaks = len(lines) - 1
+    if breaks > _MOST_HEADERS or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        return None
+    if head.translate(None, _ALLOWED):
+        return None
+    status = _statuses.get(lines[0]) or _read_status(lines[0])
+    if status is None:
+        return None
+    kept: list[bytes] = []
+    length: int | None = None
+    dated = False
+    connection = b""
+    known = _lines
+    del lines[0]
+    for line in lines:
+        read = known.get(line) or _read_line(line)
+        if read is None:
+            return None
+        piece, value, mark = read
+        if mark is _LENGTH:
+            if length is not None or not value.isdigit() or len(value) > _MOST_DIGITS:
+                return None
+            length = int(value)
+        elif mark is _CONNECTION:
+            if connection:
+                return None
+            connection = value.lower()
+            if connection != b"keep-alive" and connection != b"close":
+                return None
+        elif piece is not None:
+            kept.append(piece)
+            if mark is _DATE:
+                dated = True
+    body = data[end + 4 :]
+    if length != len(body):
+        return None
+    outgoing = Outgoing(b"".join(kept), dated, False, False, length, False, True)
+    return PlainAnswer(status[0], status[1], outgoing, body, connection != b"close")
+
+
+def _read_status(line: bytes) -> tuple[int, bytes] | None:
+    match = _STATUS.fullmatch(line)
+    if match is None:
+        return None
+    status = int(match[1])
+    if status in _NO_BODY:
+        return None
+    if len(line) <= _LONGEST_LINE and len(_statuses) < _MOST_STATUSES:
+        _statuses[line] = (status, match[2])
+    return status, match[2]
+
+
+def _read_line(line: bytes) -> tuple[bytes | None, bytes, int] | None:
+    name, colon, value = line.partition(b":")
+    if not colon or not _NAME.fullmatch(name):
+        return None
+    treatment = response_treatment(name)
+    mark = _MARKS.get(treatment)
+    if mark is None:
+        return None
+    value = value.strip(b" \t")
+    kept = b"%b: %b\r\n" % (name, value) if treatment is Treatment.KEEP or treatment is Treatment.DATE else None
+    read = (kept, value, mark)
+    if len(line) <= _LONGEST_LINE:
+        if len(_lines) >= _MOST_LINES:
+            _lines.clear()
+        _lines[line] = read
+    return read

@@ -1,0 +1,234 @@
+"""Requests without surprises, read in one go: complete, HTTP/1.1, and of a form that leaves nothing to interpret.
+
+Almost every request is one. What is not (pieces, chunked bodies, upgrades, expectations, anything unusual) is not judged
+here but left to aiohttp's parser, which also words every refusal. Whatever is read here, that parser reads in the same way: a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy, istr
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp.web_protocol import RequestHandler
+
+    from zeta_guard.config.limits import Limits
+
+_END: Final = b"\r\n\r\n"
+_METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+# Visible ASCII, blank, tab, and the line ends, which are counted.
+_ALLOWED: Final = bytes([9, 10, 13, *range(32, 127)])
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MOST_DIGITS: Final = 18
+
+# What a line means for the reading of the head; each of these may stand there once.
+_HOST: Final = 1
+_LENGTH: Final = 2
+_CONNECTION: Final = 4
+_TYPE: Final = 8
+_AUTHORIZATION: Final = 16
+_OTHER: Final = 1 << 30
+"""Left to the parser."""
+_MARKS: Final = {
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"connection": _CONNECTION,
+    b"content-type": _TYPE,
+    b"authorization": _AUTHORIZATION,
+    b"transfer-encoding": _OTHER,
+    b"upgrade": _OTHER,
+    b"expect": _OTHER,
+    b"proxy-connection": _OTHER,
+}
+
+# Lines that clients repeat are remembered; secrets are not among them.
+_SECRET: Final = frozenset({b"authorization", b"dpop", b"popp", b"cookie", b"proxy-authorization"})
+_MOST_LINES: Final = 4096
+_LONGEST_LINE: Final = 128
+
+
+class Line:
+    """A header line, read. ``treatment`` and ``kept`` are for whoever forwards it to remember what is done with it."""
+
+    __slots__ = ("field", "kept", "mark", "pair", "treatment")
+
+    def __init__(self, name: bytes, value: bytes, mark: int) -> None:
+        self.pair = (name, value)
+        self.field = (istr(name.decode("ascii")), value.decode("ascii"))
+        self.mark = mark
+        self.treatment = -1
+        """-1: not known yet."""
+        self.kept = b""
+
+
+_lines: dict[bytes, Line] = {}
+
+
+class PlainHead(NamedTuple):
+    """A head, and the whole body behind it."""
+
+    method: str
+    target: str
+    headers: CIMultiDictProxy[str]
+    lines: list[Line]
+    body: bytes | None
+    """None: the request has none (and did not announce one)."""
+    keep_alive: bool
+
+
+def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
+    """The one complete request that ``data`` is; None when it is anything else, which proves nothing against it."""
+    end = data.find(_END)
+    if not 0 < end <= limits.request_header:
+        return None
+    head = data[:end]
+    lines = head.split(b"\r\n")
+    breaks = len(lines) - 1
+    # Line breaks come in pairs, so that a lone one stands nowhere.
+    if breaks > limits.header_count or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        return None
+    if head.translate(None, _ALLOWED):
+        return None
+    first = lines[0]
+    words = first.split(b" ")
+    if len(words) != 3 or words[2] != b"HTTP/1.1" or len(first) >= limits.request_line - 32:
+        return None
+    method = _METHODS.get(words[0])
+    if method is None or words[1][:1] != b"/":
+        return None
+    seen = 0
+    body: bytes | None = None
+    keep_alive = True
+    fields: list[tuple[str, str]] = []
+    read: list[Line] = []
+    known = _lines
+    del lines[0]
+    for text in lines:
+        line = known.get(text) or _read_line(text)
+        if line is None:
+            return None
+        mark = line.mark
+        if mark:
+            if mark & seen or mark is _OTHER:
+                return None
+            seen |= mark
+            if mark is _CONNECTION:
+                option = line.pair[1].lower()
+                if option == b"close":
+                    keep_alive = False
+                elif option != b"keep-alive":
+                    return None
+            elif mark is _LENGTH:
+                digits = line.pair[1]
+                if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+                    return None
+                body = data[end + 4 :]
+                if len(body) != int(digits):
+                    return None
+        fields.append(line.field)
+        read.append(line)
+    if not seen & _HOST or (body is None and len(data) != end + 4):
+        return None
+    headers = CIMultiDictProxy(CIMultiDict(fields))
+    return PlainHead(method, words[1].decode("ascii"), headers, read, body, keep_alive)
+
+
+def _read_line(line: bytes) -> Line | None:
+    name, colon, value = line.partition(b":")
+    if not colon or not _NAME.fullmatch(name):
+        return None
+    value = value.strip(b" \t")
+    lower = name.lower()
+    read = Line(name, value, _MARKS.get(lower, 0))
+    if len(line) <= _LONGEST_LINE and lower not in _SECRET:
+        if len(_lines) >= _MOST_LINES:
+            _lines.clear()
+        _lines[line] = read
+    return read
+
+
+class PlainRequest(web.BaseRequest):
+    """A plain request as the rooms know requests. What only few of them need is made when it is asked for."""
+
+    # Attributes where the base class computes; nothing here depends on its message object.
+    method: str = ""
+    headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+    raw_path: str = ""
+    keep_alive: bool = True
+    version = HttpVersion11
+    remote: str | None = None
+    secure: bool = False
+
+    def __init__(
+        self,
+        head: PlainHead,
+        protocol: RequestHandler,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        remote: str | None,
+        secure: bool,
+    ) -> None:
+        """``remote``: the peer's address. ``secure``: it came over TLS to this process."""
+        # The base class would prepare much that nobody asks for.
+        self.method, self.raw_path, self.headers, self.lines, self.body, self.keep_alive = head
+        self.remote = remote
+        self.secure = secure
+        self._headers = self.headers
+        self._protocol = protocol
+        self._loop = loop
+        self._state = {}
+        self._cache: dict[str, Any] = {}
+        self.written = 0
+        self._content: StreamReader | None = None
+        self._stream_writer: StreamWriter | None = None
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header lines as they came."""
+        return tuple(line.pair for line in self.lines)
+
+    @property
+    def content(self) -> StreamReader:
+        """The body as a stream."""
+        content = self._content
+        if content is None:
+            if self.body is None:
+                content = EMPTY_PAYLOAD
+            else:
+                content = StreamReader(self._protocol, len(self.body) or 1, loop=self._loop)
+                if self.body:
+                    content.feed_data(self.body)
+                content.feed_eof()
+            self._content = content
+        return content
+
+    @property
+    def _payload(self) -> StreamReader:  # type: ignore[override]
+        return self.content
+
+    @property
+    def _payload_writer(self) -> StreamWriter:  # type: ignore[override]
+        writer = self._stream_writer
+        if writer is None:
+            writer = self._stream_writer = StreamWriter(self._protocol, self._loop)
+            writer.output_size = self.written
+        return writer
+
+    @property
+    def body_exists(self) -> bool:
+        """Whether there is something to read."""
+        return self.body is not None
+
+    def _cancel(self, exc: BaseException) -> None:
+        """The client is gone; nobody waits for a body that is here already."""
+
+    def _finish(self) -> None:
+        """Nothing was opened."""

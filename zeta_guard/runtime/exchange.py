@@ -1,0 +1,98 @@
+"""One request from its head to its logged and counted answer, whoever answers it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from zeta_guard.errors import ZetaError
+from zeta_guard.http.plain_request import PlainRequest
+
+if TYPE_CHECKING:
+    from zeta_guard.runtime.dispatch import Dispatcher
+    from zeta_guard.runtime.generation import Generation
+    from zeta_guard.runtime.listener import GuardProtocol
+
+
+class Exchange:
+    """A plain request that is being answered (:class:`zeta_guard.gateway.passage.Exchange`).
+
+    It is answered in callbacks, or by ``work`` in the connection's task. Invariant: the connection reads no further request
+    before :meth:`GuardProtocol.exchange_over` was called for it.
+    """
+
+    __slots__ = (
+        "_dispatcher",
+        "_protocol",
+        "door",
+        "generation",
+        "gone",
+        "on_gone",
+        "request",
+        "request_id",
+        "started",
+        "work",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        protocol: GuardProtocol,
+        request: PlainRequest,
+        generation: Generation,
+        request_id: str,
+    ) -> None:
+        self._dispatcher: Final = dispatcher
+        self._protocol: Final = protocol
+        self.request: Final = request
+        self.generation: Final = generation
+        self.request_id: Final = request_id
+        self.started: Final = time.perf_counter()
+        self.door = "http"
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self.work: Coroutine[Any, Any, web.StreamResponse] | None = None
+
+    def write(self, piece: bytes) -> None:
+        """Send to the client. Raises ConnectionResetError when it is gone."""
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        transport.write(piece)
+        self.request.written += len(piece)
+
+    def answered(self, status: int, *, keep_alive: bool) -> None:
+        """The answer is written."""
+        self._dispatcher.ended(self, status)
+        self._protocol.exchange_over(keep_alive)
+
+    def refuse(self, error: ZetaError) -> None:
+        """The refusal is to be written."""
+        self.hand_over(_failure(error))
+
+    def hand_over(self, work: Coroutine[Any, Any, web.StreamResponse]) -> None:
+        """The rest is done by ``work``, in the connection's task."""
+        self.work = work
+        self._protocol.take_over_exchange()
+
+    def fail(self, error: Exception) -> None:
+        """Something happened that nobody foresaw, or the client just went: the task finds words for it."""
+        if self.work is None and not self.gone:
+            self.hand_over(_failure(error))
+
+    def abandon(self) -> None:
+        """The client is gone, and no task is at work that would hear of it."""
+        self.gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
+        if self.work is not None:
+            self.work.close()
+        self._dispatcher.abandoned(self)
+
+
+async def _failure(error: Exception) -> web.StreamResponse:
+    raise error
