@@ -178,3 +178,51 @@ def practice() -> Ask:
         return token_document(**{**arguments, **changes})
 
     return ask
+
+
+PUBLISHED = """package policies.zeta.authz
+
+import future.keywords.if
+import future.keywords.in
+
+default decision := {"allow": false}
+
+decision := {"allow": true, "ttl": {"access_token": data.token.access_token_ttl, "refresh_token": data.token.refresh_token_ttl}} if {
+	count(reasons) == 0
+} else := {"allow": false, "reasons": reasons}
+
+reasons["User profession is not allowed"] if {
+	not input.user_info.professionOID in data.professions.allowed_professions
+}
+
+reasons["HTTP method is not allowed"] if {
+	not input.authorization_request.http_method in {"GET", "POST"}
+}
+
+reasons["One or more requested scopes are not allowed"] if {
+	requested := {s | some s in input.authorization_request.scopes}
+	count(requested - {"vsdservice"}) > 0
+}
+
+reasons["Requests from this address are not allowed"] if {
+	some range in data.ip_blocklist.blocked_ips
+	net.cidr_contains(range, input.authorization_request.ip_address)
+}
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder of sources as the published policies are written: older Rego, lists that are walked, reasons as a map."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    data = {
+        "token": {"access_token_ttl": 300, "refresh_token_ttl": 86400},
+        "professions": {"allowed_professions": ["1.2.276.0.76.4.50"]},
+        "ip_blocklist": {"blocked_ips": ["198.51.100.0/24", "192.0.2.0/28"]},
+    }
+    manifest = {"revision": "1.0", "roots": ["policies/zeta", *data]}
+    (folder / ".manifest").write_text(json.dumps(manifest))
+    (folder / "data.json").write_text(json.dumps(data))
+    (folder / "policies.rego").write_text(PUBLISHED)
+    return folder

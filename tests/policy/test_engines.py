@@ -20,6 +20,7 @@ from aiohttp.test_utils import TestServer
 
 from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.policy.breaker import FAILURES
+from zeta_guard.policy.build import build
 from zeta_guard.policy.bundle import Bundle
 from zeta_guard.policy.contract import Decision
 from zeta_guard.policy.document import Client, Institution
@@ -161,6 +162,34 @@ async def test_an_empty_question_is_denied(service: PolicyService) -> None:
 
 async def test_both_are_ready(service: PolicyService) -> None:
     assert await service.readiness() is None
+
+
+@pytest.mark.opa
+async def test_a_published_bundle_decides_alike_unmodified_on_a_server_and_built_in_this_process(
+    run_policy: Any3, practice: Any3, published: Path, tmp_path: Path, opa: str
+) -> None:
+    archive = tmp_path / "built.tar.gz"
+    archive.write_bytes(build(published).archive)
+    embedded = {"engine": "embedded", "bundle": str(archive), "unsafe_unsigned": True}
+    free, other = ip_address("203.0.113.9"), Institution("1-2", "1.2.276.0.76.4.54", "X")
+    changes: list[dict[str, Any]] = [
+        {"scopes": scopes, "client_address": address, "institution": institution, "grant_type": grant_type}
+        for scopes in (["vsdservice"], ["vsdservice", "popp"], [])
+        for address in (free, ip_address("192.0.2.10"), ip_address("198.51.100.255"), ip_address("2001:db8::1"), None)
+        for institution in (Institution("1-1", "1.2.276.0.76.4.50", "X"), other)
+        for grant_type in ("refresh_token", "client_credentials")
+    ]
+    outcomes: list[list[tuple[Any, ...]]] = []
+    with opa_server(opa, published, _free_port()) as url:
+        await reachable(url)
+        for section in (embedded, {"engine": "opa", "url": url, "deadline_ms": 5000}):
+            async with run_policy({"token": section}) as running:
+                decisions = [await running.token.decide("token", practice(**each), now=0) for each in changes]
+            outcomes.append(
+                [(each.allow, each.reasons, each.access_token_ttl, each.refresh_token_ttl) for each in decisions]
+            )
+    assert outcomes[0] == outcomes[1]
+    assert {allow for allow, *_ in outcomes[0]} == {True, False}
 
 
 @pytest.mark.opa
