@@ -22,7 +22,7 @@ COMMANDS = {
     "init": "write a commented configuration that starts",
     "check": "name every mistake of a configuration, with path, value and remedy",
     "serve": "run the guard",
-    "config": "print the JSON Schema of the configuration",
+    "config": "print the JSON Schema of the configuration, or what a running guard has in force",
     "client": "a ZETA client: get a token, call a URL, smoke-test a guard",
     "policy": "test, explain, build, sign and compare policy bundles",
     "sessions": "list and end sessions",
