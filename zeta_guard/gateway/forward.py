@@ -261,6 +261,8 @@ async def _upload(
             if backend.max_body is not None and size > backend.max_body:
                 raise too_large(backend.max_body)
             connection.write(piece if body.length is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
+            # The connection has its own copy of what it could not send.
+            del piece
             # Silence of the backend while it should take the body counts as the body's silence.
             connection.expect_within(backend.idle_seconds)
             await connection.drain()
