@@ -37,6 +37,7 @@ _RECORDS: Final = 10_000
 _QUICK_RECORDS: Final = 2_000
 _CONNECTIONS: Final = 1000
 _QUICK_CONNECTIONS: Final = 320
+_STALLED: Final = 50
 _DAY: Final = 86_400
 _SEALED_BYTES: Final = 700
 """What a refresh needs again, sealed: institution, scopes, product, address."""
@@ -61,7 +62,11 @@ def run(quick: bool) -> Report:
             _add(report, "redis", kind, count, _in_redis(url, Path(url.removeprefix("unix://")), kind, count))
     for kind, (floor, growth) in GUARD_KINDS.items():
         # As many again come first; tokens and refusals are remembered up to 10 000.
-        count = (_QUICK_CONNECTIONS if quick else _CONNECTIONS) if kind.startswith("idle") else counts["client"] // 2
+        count = counts["client"] // 2
+        if kind.startswith("idle"):
+            count = _QUICK_CONNECTIONS if quick else _CONNECTIONS
+        elif kind.startswith("stalled"):
+            count = _STALLED
         with scratch() as directory:
             value = guard_growth(directory, growth, count) / 1024
         reference = f"resident memory of a guard process, {count:,} of them"

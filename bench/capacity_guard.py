@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 _UPGRADE: Final = (
     f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {_KEY}\r\n"
 )
+_CHUNK: Final = bytes(65_536)
+_ENDLESS: Final = 1 << 40
+
 Growth = Callable[[GuardSetup, int, Callable[[], None]], Awaitable[None]]
 """Brings twice so many things into a guard; between the halves it calls the function that looks at the memory. The first half
 fills what the start of the process has left free."""
@@ -36,6 +40,7 @@ async def _guard_growth(directory: Path, growth: Growth, count: int) -> float:
             "prefix": "/service",
             "upstreams": [{"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}],
             "scopes": ["vsdservice"],
+            "methods": ["GET", "POST"],
             "websocket": {"enabled": True, "max_sockets": 100_000},
         }
         setup = write_guard(directory, gateway={"routes": [route]}, changes={"rate_limits": RATE_LIMITS})
@@ -50,17 +55,49 @@ async def _guard_growth(directory: Path, growth: Growth, count: int) -> float:
         return (child.resident_mebibytes() - before[0]) * 1024 * 1024 / count
 
 
-class _Backend(asyncio.Protocol):
-    """Proves each handshake and says nothing more; answers other requests with nothing."""
+_living: set[asyncio.Transport] = set()
+
+
+class _Feeder(asyncio.Protocol):
+    """Can write without end, as fast as the other side reads."""
+
+    _feeding = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        # Nobody else holds a transport that neither reads nor writes.
+        _living.add(transport)
+
+    def feed(self) -> None:
+        self._feeding = True
+        while self._feeding:
+            self._transport.write(_CHUNK)
+
+    def pause_writing(self) -> None:
+        self._feeding = False
+
+    def resume_writing(self) -> None:
+        self.feed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._feeding = False
+        _living.discard(self._transport)
+
+
+class _Backend(_Feeder):
+    """Proves each handshake and says nothing more; reads no body of ``/service/stalled``; answers ``/service/endless`` so; and
+    other requests with nothing."""
 
     def data_received(self, data: bytes) -> None:
-        if not data.endswith(b"\r\n\r\n"):
+        if b" /service/stalled " in data:
+            self._transport.pause_reading()
+        elif b" /service/endless " in data:
+            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _ENDLESS)
+            self.feed()
+        elif not data.endswith(b"\r\n\r\n"):
             return
-        if b"Sec-WebSocket-Key" in data:
+        elif b"Sec-WebSocket-Key" in data:
             proof = accept_of(_KEY.encode())
             self._transport.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -141,6 +178,69 @@ async def _tokens(setup: GuardSetup, count: int, begin: Callable[[], None]) -> N
     await _send(setup.port, requests[count:], 200)
 
 
+class _Uploading(_Feeder):
+    """A client that sends a body for as long as somebody takes it."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._transport.write(self._head)
+        self.feed()
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.abort()
+
+
+class _Stalled(asyncio.Protocol):
+    """A client that sends a request and does not read the answer."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        transport.write(self._request)
+
+
+async def _uploads(setup: GuardSetup, count: int, begin: Callable[[], None]) -> None:
+    """Uploads to a backend that does not read."""
+    await _stall(setup, count, begin, "POST", "/service/stalled", _Uploading, f"Content-Length: {_ENDLESS}\r\n")
+
+
+async def _downloads(setup: GuardSetup, count: int, begin: Callable[[], None]) -> None:
+    """Answers without end to clients that do not read."""
+    await _stall(setup, count, begin, "GET", "/service/endless", _Stalled, "")
+
+
+async def _stall(
+    setup: GuardSetup,
+    count: int,
+    begin: Callable[[], None],
+    method: str,
+    path: str,
+    make: Callable[[bytes], asyncio.Protocol],
+    extra: str,
+) -> None:
+    callers = make_callers(setup)
+    held: list[asyncio.BaseTransport] = []
+    for half in range(2):
+        if half:
+            begin()
+        for number in range(count):
+            raw = proven_request(setup, callers[number % len(callers)], path, extra, method)
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                partial(make, raw), "127.0.0.1", setup.port
+            )
+            held.append(transport)
+        # Until every buffer on the way is full.
+        await asyncio.sleep(3)
+    if any(transport.is_closing() for transport in held):
+        raise RuntimeError(f"{path}: the guard answered or closed a connection that should have stood still")
+
+
 async def _refusals(setup: GuardSetup, count: int, begin: Callable[[], None]) -> None:
     host = setup.public_url.removeprefix("http://")
     request = f"GET /service HTTP/1.1\r\nHost: {host}\r\nAuthorization: DPoP a.b.c\r\nDPoP: a.b.c\r\n\r\n".encode()
@@ -152,6 +252,8 @@ async def _refusals(setup: GuardSetup, count: int, begin: Callable[[], None]) ->
 GUARD_KINDS: Final[dict[str, tuple[float, Growth]]] = {
     "idle_connection": (24, _connections),
     "idle_websocket": (40, _sockets),
+    "stalled_upload": (2048, _uploads),
+    "stalled_download": (1024, _downloads),
     "known_token": (8, _tokens),
     "remembered_refusal": (2, _refusals),
 }

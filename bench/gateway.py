@@ -88,18 +88,18 @@ def make_callers(setup: GuardSetup, count: int = _CLIENTS) -> list[Caller]:
     return callers
 
 
-def proven_request(setup: GuardSetup, caller: Caller, path: str, extra: str = "") -> bytes:
+def proven_request(setup: GuardSetup, caller: Caller, path: str, extra: str = "", method: str = "GET") -> bytes:
     """One request with a fresh proof."""
     claims: dict[str, JsonValue] = {
         "jti": secrets.token_urlsafe(16),
-        "htm": "GET",
+        "htm": method,
         "htu": setup.public_url + path,
         "iat": int(time.time()),
         "ath": caller.ath,
     }
     proof = sign_es256({"typ": "dpop+jwt", "jwk": {**caller.jwk}}, claims, caller.key)
     return (
-        f"GET {path} HTTP/1.1\r\nHost: {setup.public_url.removeprefix('http://')}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: {setup.public_url.removeprefix('http://')}\r\n"
         f"Authorization: dpop {caller.token}\r\ndpop: {proof}\r\n"
         f"Accept: application/json\r\nUser-Agent: bench\r\n{extra}\r\n"
     ).encode()
