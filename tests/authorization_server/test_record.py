@@ -124,7 +124,7 @@ async def test_attacks_are_events(server: Server) -> None:
     assert emitted(server, "policy_denied") == 1
     await server.admin.add_block("client", practice.client_id, seconds=60, note="", actor="x", now=server.clock.now)
     await practice.exchange()
-    assert emitted(server, "session_blocked") == 1
+    assert emitted(server, "blocked") == 1
 
 
 async def test_every_act_of_an_administrator_is_recorded_before_it_happens(server: Server) -> None:

@@ -422,7 +422,7 @@ async def answer_request(
         response = error_response(
             error, public_url=config.public_url, request_id=request_id, head=request.method == "HEAD"
         )
-        if error.stage in ("http", "host", "path"):
+        if error.stage in ("http", "framing", "host", "path"):
             response.force_close()
         return response
 

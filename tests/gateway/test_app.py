@@ -87,7 +87,7 @@ async def test_refusal_has_the_one_body_and_the_challenge(world: World, backend:
     assert (reply.header("WWW-Authenticate") or "").endswith('algs="ES256"')
     assert backend.heads == []
     assert (
-        world.metric("zeta_guard_gateway_refusals_total", route="/vsd", stage="access_token", error="invalid_token")
+        world.metric("zeta_guard_gateway_refusals_total", route="/vsd", stage="authorization", error="invalid_token")
         == 1
     )
 

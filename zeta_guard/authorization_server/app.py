@@ -18,6 +18,7 @@ from zeta_guard.authorization_server.dependencies import Dependencies
 from zeta_guard.authorization_server.metadata import check_issuer, server_metadata
 from zeta_guard.authorization_server.metrics import AuthorizationServerMetrics
 from zeta_guard.authorization_server.nonce import NonceMint
+from zeta_guard.authorization_server.refusal_event import report_refusal
 from zeta_guard.authorization_server.registration import (
     SLOT,
     Registrar,
@@ -169,6 +170,7 @@ class AuthorizationServer:
                 )
             response = await answer(request, facts)
         except ZetaError as error:
+            report_refusal(error, self.dependencies.events, request_id=facts.request_id)
             raise _with_headers(error, limits) from error
         response.headers.update(limits)
         return response

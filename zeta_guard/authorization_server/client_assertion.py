@@ -135,5 +135,5 @@ def unknown_client() -> ZetaError:
         "invalid_client",
         "the client is not known here, or its registration has vanished; register again",
         status=401,
-        stage="client_assertion",
+        stage="unknown_client",
     )

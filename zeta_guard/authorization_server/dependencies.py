@@ -59,6 +59,8 @@ class FormRequest:
         """The client's address. Unknown: ZetaError 400, since a token is bound to it (``security`` section 1)."""
         if self.facts.client_address is None:
             raise ZetaError(
-                "invalid_request", "the client's address cannot be determined; no token is issued", stage="address"
+                "invalid_request",
+                "the client's address cannot be determined; no token is issued",
+                stage="address_unknown",
             )
         return self.facts.client_address

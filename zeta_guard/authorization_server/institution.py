@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from zeta_guard.authorization_server.client_authentication import charge
 from zeta_guard.authorization_server.client_statement import ClientStatement
 from zeta_guard.authorization_server.dependencies import Dependencies
+from zeta_guard.authorization_server.refusal_event import certificate_event
 from zeta_guard.errors import ZetaError
 from zeta_guard.store.contract import BindStatus, Client, block_subject
 from zeta_guard.trust.contract import SmcbCertificate, SmcbIdentity
@@ -53,17 +54,21 @@ async def prove_institution(
     try:
         chained = deps.trust.chain(certificate, now=now)
     except ZetaError as error:
-        if error.status < 500:
-            deps.events.emit("certificate_refused", institution=institution.pseudonym, reason=error.description)
+        _report(deps, institution, error)
         raise
     rate = deps.config.rate_limits.token_per_institution
     await charge(deps, f"institution:{institution.pseudonym}", rate, now=now)
     try:
         return await deps.trust.check_revocation(chained, now=now)
     except ZetaError as error:
-        if error.status < 500:
-            deps.events.emit("certificate_revoked", institution=institution.pseudonym, reason=error.description)
+        _report(deps, institution, error)
         raise
+
+
+def _report(deps: Dependencies, institution: Institution, error: ZetaError) -> None:
+    name = certificate_event(error)
+    if name is not None:
+        deps.events.emit(name, institution=institution.pseudonym, reason=error.description)
 
 
 async def bind(

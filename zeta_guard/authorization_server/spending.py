@@ -36,7 +36,7 @@ async def spend(
         return
     if outcome.status is ClaimStatus.BLOCKED:
         kind = subjects[outcome.index].partition(":")[0]
-        events.emit("session_blocked", kind=kind, reason=outcome.reason, client_id=client_id)
+        events.emit("blocked", kind=kind, reason=outcome.reason, client_id=client_id)
         raise blocked(kind, outcome.reason)
     what = claims[outcome.index].what
     if outcome.status is ClaimStatus.LOST:

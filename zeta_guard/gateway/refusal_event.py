@@ -12,22 +12,32 @@ if TYPE_CHECKING:
     from zeta_guard.telemetry.security_events import SecurityEvents
 
 _BY_STAGE: Final[Mapping[str, str]] = {
-    "replay": "proof_replayed",
-    "block": "session_blocked",
+    "access_token": "token_refused",
+    "audience": "token_refused",
+    "scope": "token_refused",
+    "dpop_proof": "proof_refused",
     "dpop": "proof_key_mismatch",
+    "replay": "proof_replayed",
+    "block": "blocked",
     "address": "address_mismatch",
+    "address_unknown": "address_unknown",
     "rate_limit": "rate_limited",
     "request_policy": "policy_denied",
-    "route": "path_refused",
 }
-_BY_CODE: Final[Mapping[str, str]] = {
-    "invalid_token": "token_refused",
-    "invalid_dpop_proof": "token_refused",
-    "insufficient_scope": "token_refused",
-    "popp_invalid": "popp_refused",
-    "popp_invalid_actor": "popp_actor_mismatch",
-}
-_MISSING: Final = frozenset({"resource_not_found", "temporarily_unavailable"})
+"""Nobody attacks who sends no token at all (stage *authorization*) or needs a step-up (*acr*): those are counted only."""
+
+_BY_CODE: Final[Mapping[str, str]] = {"popp_invalid": "popp_refused", "popp_invalid_actor": "popp_actor_mismatch"}
+_GUARDS_OWN: Final = 500
+
+
+def event_of(error: ZetaError) -> str | None:
+    """The name of the security event that a refusal of the gateway is; None when it is none."""
+    if error.status >= _GUARDS_OWN:
+        return None
+    if error.stage == "route":
+        # No route and a path that would choose two of them come from the same place.
+        return "path_refused" if error.code == "invalid_request" else None
+    return _BY_CODE.get(error.code) or _BY_STAGE.get(error.stage)
 
 
 def report_refusal(
@@ -35,8 +45,6 @@ def report_refusal(
 ) -> None:
     """Count the refusal; tell the security log what kind of attack it may be. No token, no address, no identity."""
     metrics.refusals.labels(route, error.stage or "unnamed", error.code).inc()
-    if error.code in _MISSING:
-        return
-    name = _BY_STAGE.get(error.stage) or _BY_CODE.get(error.code)
+    name = event_of(error)
     if name is not None:
         events.emit(name, route=route, stage=error.stage, error=error.code, request_id=request_id)

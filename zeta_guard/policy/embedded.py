@@ -25,6 +25,7 @@ from zeta_guard.policy.signature import load_verification_keys
 from zeta_guard.policy.source import PackagedSource, open_source
 from zeta_guard.policy.wasm import EvaluationError, SandboxError, WasmPolicy, compile_ahead
 from zeta_guard.telemetry.logging import log_event
+from zeta_guard.telemetry.security_events import SecurityEvents
 
 _logger = logging.getLogger("zeta_guard.policy")
 
@@ -53,8 +54,10 @@ class EmbeddedEngine:
         outbound: Outbound,
         clock: Callable[[], float],
         metrics: PolicyMetrics,
+        events: SecurityEvents | None = None,
     ) -> None:
         self._config = config
+        self._events = events
         self._decisions = dict(decisions)
         self._name = name
         self._where = where
@@ -123,13 +126,18 @@ class EmbeddedEngine:
         """Look at the source once; True when a new bundle became active. Raises BundleError, the active bundle stays."""
         fetched = await self._source.fetch()
         if fetched is not None:
+            replaced = self.revision if self._active is not None else None
             try:
                 await self._activate(fetched)
             except BundleError as error:
                 self._metrics.activations.labels(self._name, "refused").inc()
+                if str(error) != self._refused:
+                    self._tell("bundle_refused", reason=str(error))
                 self._refused = str(error)
                 raise
             self._refused = ""
+            if replaced is not None:
+                self._tell("bundle_updated", revision=self.revision, replaced=replaced)
             if self._kept is not None:
                 await asyncio.to_thread(self._kept.save, fetched, self._gatekeeper.highest, self._clock())
         self._confirmed_at = self._clock()
@@ -137,6 +145,10 @@ class EmbeddedEngine:
         # A source is asked for what is new: that it has nothing new does not make good what was refused.
         self._trouble = self._refused
         return fetched is not None
+
+    def _tell(self, name: str, **fields: str) -> None:
+        if self._events is not None:
+            self._events.emit(name, engine=self._name, **fields)
 
     async def _activate(self, fetched: Fetched) -> None:
         loop = asyncio.get_running_loop()

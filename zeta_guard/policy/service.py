@@ -18,6 +18,7 @@ from zeta_guard.policy.masking import Masker
 from zeta_guard.policy.metrics import PolicyMetrics
 from zeta_guard.policy.opa_server import OpaServerEngine
 from zeta_guard.policy.shadow import Shadow, ShadowEngine
+from zeta_guard.telemetry.security_events import SecurityEvents
 
 REQUEST_DECISION: Final = "policies/zeta/request/decision"
 
@@ -37,8 +38,10 @@ class PolicyService:
         registry: CollectorRegistry,
         *,
         pseudonym: Callable[[str], str] | None = None,
+        events: SecurityEvents | None = None,
     ) -> None:
         self._metrics = PolicyMetrics(registry)
+        self._events = events
         self._outbound = outbound
         self._clock = clock
         masker = Masker(pseudonym, include_address=config.log.include_address)
@@ -71,6 +74,7 @@ class PolicyService:
             outbound=self._outbound,
             clock=self._clock,
             metrics=self._metrics,
+            events=self._events,
         )
 
     def _asked(self, engine: PolicyEngine, path: str) -> AskedEngine:

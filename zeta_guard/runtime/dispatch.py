@@ -179,6 +179,7 @@ class Dispatcher:
                 )
                 self._metrics.refusals.labels(refusal.stage or "unnamed", refusal.code).inc()
                 if door_of() == "http":
+                    report_early_refusal(refusal, generation.events, request_id=request_id)
                     # Whatever version a refused head claims, the answer is HTTP/1.1 and the last one.
                     request._version = HttpVersion11
                     response.force_close()

@@ -64,6 +64,7 @@ class Generation:
             clock=clock,
             registry=self.registry,
             pseudonym=Pseudonymizer(secrets).pseudonym,
+            events=self.events,
         )
         self.trust: TrustService | None = None
         self.signing_keys: SigningKeys | None = None

@@ -28,6 +28,7 @@ from zeta_guard.runtime.metrics import RuntimeMetrics
 from zeta_guard.runtime.ops import OpsServer, Readiness
 from zeta_guard.runtime.public_door import PublicDoor, open_public_door
 from zeta_guard.runtime.public_socket import PublicSocket, bind_public_socket
+from zeta_guard.runtime.store_watch import StoreWatch
 from zeta_guard.runtime.tls_context import minimum_version, server_context
 from zeta_guard.store import open_store
 from zeta_guard.telemetry.audit import Audit
@@ -94,6 +95,7 @@ class Guard:
         self._ops: OpsServer | None = None
         self._admin: AdminServer | None = None
         self._loop_watch: asyncio.Task[None] | None = None
+        self._store_watch: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
         self._audit: Audit | None = None
         self._tracing: Tracing | None = None
@@ -205,6 +207,8 @@ class Guard:
         await self._ops.start()
         loop = asyncio.get_running_loop()
         self._loop_watch = loop.create_task(self._metrics.watch_loop(self._clock), name="event loop watch")
+        watch = StoreWatch(self.store, self._clock, lambda: self._current_generation().events)
+        self._store_watch = loop.create_task(watch.run(), name="store watch")
         assert self._public_socket is not None
         self._listener = await open_public_door(
             config,
@@ -336,11 +340,12 @@ class Guard:
         if self._admin is not None:
             await self._admin.close()
             self._admin = None
-        if self._loop_watch is not None:
-            self._loop_watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._loop_watch
-            self._loop_watch = None
+        for watch in (self._loop_watch, self._store_watch):
+            if watch is not None:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
+        self._loop_watch = self._store_watch = None
         for generation in [*self._retired, *([self._generation] if self._generation else [])]:
             await generation.close()
         self._retired.clear()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from zeta_guard.config.limits import Limits
 from zeta_guard.errors import ZetaError
+from zeta_guard.runtime.refusal_event import FRAMING
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -18,6 +19,7 @@ _ALLOWED_IN_VALUE = bytes([9, *range(32, 127)])
 _SINGLE = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"upgrade", b"authorization"}
 )
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _CHECKED = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
 
@@ -43,7 +45,8 @@ def check_request_head(
         lower = name.lower()
         if lower in _SINGLE:
             if lower in seen:
-                raise _malformed(f"header {_printable(name)} came twice; expected once")
+                refuse = _ambiguous if lower in _FRAMING else _malformed
+                raise refuse(f"header {_printable(name)} came twice; expected once")
             seen.add(lower)
             if lower in _CHECKED:
                 _check_single(method, version, lower, value)
@@ -61,18 +64,18 @@ def check_request_head(
     if b"host" not in seen:
         raise _malformed("header Host is missing")
     if b"transfer-encoding" in seen and b"content-length" in seen:
-        raise _malformed("Content-Length and Transfer-Encoding came together; expected one of them")
+        raise _ambiguous("Content-Length and Transfer-Encoding came together; expected one of them")
 
 
 def _check_single(method: str, version: tuple[int, int], lower: bytes, value: bytes) -> None:
     if lower == b"transfer-encoding":
         if version == (1, 0):
-            raise _malformed("Transfer-Encoding is not part of HTTP/1.0")
+            raise _ambiguous("Transfer-Encoding is not part of HTTP/1.0")
         if value.strip(b" \t").lower() != b"chunked":
-            raise _malformed("Transfer-Encoding is not supported; expected exactly 'chunked'")
+            raise _ambiguous("Transfer-Encoding is not supported; expected exactly 'chunked'")
     elif lower == b"content-length":
         if not value.isdigit() or len(value) > 18:
-            raise _malformed("Content-Length is not a number of digits only")
+            raise _ambiguous("Content-Length is not a number of digits only")
     elif lower == b"upgrade":
         if method != "GET" or version == (1, 0):
             raise _malformed("an upgrade is accepted with GET over HTTP/1.1 only")
@@ -84,6 +87,10 @@ def _check_single(method: str, version: tuple[int, int], lower: bytes, value: by
 
 def _malformed(description: str) -> ZetaError:
     return ZetaError("invalid_request", description, stage="http")
+
+
+def _ambiguous(description: str) -> ZetaError:
+    return ZetaError("invalid_request", description, stage=FRAMING)
 
 
 def _printable(name: bytes) -> str:

@@ -13,41 +13,49 @@ from zeta_guard.telemetry.logging import log_event
 
 EVENTS: Final = frozenset(
     {
+        # once means once
         "proof_replayed",
         "nonce_replayed",
         "assertion_replayed",
+        "refresh_reused",
+        # what does not hold
+        "token_refused",
+        "proof_refused",
         "proof_key_mismatch",
-        "stolen_token",
+        "assertion_refused",
+        "subject_token_refused",
+        "nonce_refused",
+        "popp_refused",
+        "popp_actor_mismatch",
         "address_mismatch",
-        "spoofed_header",
-        "path_refused",
-        "smuggling_refused",
-        "proxy_header_refused",
+        "address_unknown",
+        # who may not
         "unknown_client",
-        "certificate_revoked",
         "certificate_refused",
+        "certificate_revoked",
         "demo_certificate_refused",
         "binding_refused",
-        "refresh_reused",
+        "policy_denied",
+        "rate_limited",
+        "blocked",
+        # against HTTP and the backend
+        "malformed_request",
+        "smuggling_refused",
+        "path_refused",
+        "spoofed_header",
+        "proxy_header_refused",
+        # what happened to sessions, clients, keys, bundles, store and clock
         "session_ended",
-        "session_blocked",
+        "client_evicted",
         "block_added",
         "block_removed",
-        "policy_denied",
-        "popp_actor_mismatch",
-        "popp_refused",
-        "token_refused",
-        "rate_limited",
-        "client_evicted",
-        "store_epoch_changed",
-        "clock_went_back",
-        "trust_list_alarm",
+        "administration",
+        "key_rotated",
         "bundle_updated",
         "bundle_refused",
-        "key_rotated",
-        "administration",
-        "audit_checkpoint",
-        "audit_failed",
+        "trust_list_alarm",
+        "store_epoch_changed",
+        "clock_went_back",
     }
 )
 """Names in use. One that is not here is counted as ``other``, so that the metric stays bounded."""
@@ -55,9 +63,7 @@ EVENTS: Final = frozenset(
 _LOGGER = logging.getLogger("zeta_guard.security")
 _LINES_PER_SECOND: Final = 20.0
 _LINES_AT_ONCE: Final = 200.0
-_UNLIMITED: Final = frozenset(
-    {"audit_checkpoint", "administration", "block_added", "block_removed", "trust_list_alarm"}
-)
+_UNLIMITED: Final = frozenset({"administration", "block_added", "block_removed", "trust_list_alarm"})
 
 
 class SecurityEvents:

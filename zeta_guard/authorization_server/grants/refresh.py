@@ -124,7 +124,7 @@ def _presented(deps: Dependencies, request: FormRequest, client_id: str, proof: 
             "invalid_dpop_proof",
             "DPoP proof: made with another key than the one that the refresh token is bound to",
             status=401,
-            stage="dpop_proof",
+            stage="dpop",
         )
     return presented
 
