@@ -256,6 +256,17 @@ async def test_each_kind_of_request_has_its_limit(make_server: MakeServer, kind:
     assert reply.headers["Retry-After"] == "1"
 
 
+async def test_what_succeeds_carries_the_limits(server: Server) -> None:
+    practice = server.practice()
+    registered = await practice.register()
+    granted = await practice.exchange()
+    replies = [registered, granted, await practice.revoke(granted.json["access_token"]), await server.get(METADATA)]
+    for reply in replies:
+        assert reply.status in (200, 201)
+        assert int(reply.headers["X-Rate-Limit-Limit"]) > int(reply.headers["X-Rate-Limit-Remaining"])
+        assert int(reply.headers["X-Rate-Limit-Reset"]) >= 0
+
+
 @pytest.mark.parametrize("path", ["/token", "/register", "/revoke", "/errors/x", "/authorize"])
 async def test_refusals_carry_the_limits_too(server: Server, path: str) -> None:
     reply = await server.post(path, b"garbage", {"Content-Type": "text/plain"})

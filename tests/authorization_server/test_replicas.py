@@ -7,6 +7,7 @@ import os
 import secrets as randomness
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,3 +212,32 @@ async def test_a_secret_that_is_gone_takes_registrations_with_it_and_clients_com
     assert (await refresh(practice, after, token)).refusal == (400, "invalid_grant")
     assert (await refresh(practice, after, await login(practice, after))).status == 200
     assert after.admin.pseudonyms(practice.card.telematik_id) != before.admin.pseudonyms(practice.card.telematik_id)
+
+
+@pytest.mark.redis
+async def test_without_the_store_there_is_a_503_with_retry_after_and_never_a_token(
+    make_server: MakeServer, tmp_path: Path, redis: RedisProcess
+) -> None:
+    process = RedisProcess(tmp_path)
+    process.start()
+    store = {"kind": "redis", "url": process.url, "timeout_ms": 200, "connect_timeout_ms": 200}
+    server = await make_server(store=store)
+    practice = server.practice()
+    granted = (await practice.exchange()).json
+    nonces = [await practice.nonce() for _ in range(3)]
+    try:
+        process.stop()
+        # A nonce needs no store, and what cannot be judged is refused without it.
+        await practice.nonce()
+        assert (await practice.exchange(nonce=nonces[0], signed_proof=lambda token: token[:-2])).status in (400, 503)
+        for reply in (
+            await practice.exchange(nonce=nonces[1]),
+            await practice.refresh(granted["refresh_token"], nonce=nonces[2]),
+            await practice.revoke(granted["access_token"]),
+            await server.practice().register(),
+        ):
+            assert reply.refusal == (503, "temporarily_unavailable")
+            assert int(reply.headers["Retry-After"]) >= 1
+            assert "redis" not in reply.words.lower()
+    finally:
+        process.stop()
