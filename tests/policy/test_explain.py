@@ -94,6 +94,14 @@ def test_a_reason_without_code_is_shown_as_it_is(tmp_path: Path) -> None:
     assert reason.source is None
 
 
+@pytest.mark.opa
+def test_of_a_negation_what_stands_behind_the_not_did_not_hold(practice: Any3) -> None:
+    found = explain(open_bundle("package:demo"), "token", practice(scopes=["admin"]))
+    reasons = by_code(found)
+    (scope,) = [seen for seen in reasons["scope_not_allowed"].seen if seen.failed]
+    assert (scope.source, scope.values) == ("data.scopes.allowed[scope]", {"scope": "admin"})
+
+
 def recorded(
     practice: Any3, tmp_path: Path, *, allow: bool, codes: list[str], revision: str = "demo-1", **changes: Any
 ) -> Recorded:

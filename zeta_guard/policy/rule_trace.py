@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class RuleTrace:
         below = self._below(rule)
         for number in below:
             frame = self._frames[number]
+            negation = (frame.file, frame.row, frame.column) in self._negated
             # What failed in the rule itself was another turn of a loop; what failed below made a negation hold.
             if (
                 number != rule
@@ -105,8 +106,9 @@ class RuleTrace:
                 and not any(self._frames[child].fails for child in self._below(number)[1:])
             ):
                 for event in frame.fails:
-                    yield self._condition(event, failed=True)
-            negation = (frame.file, frame.row, frame.column) in self._negated
+                    condition = self._condition(event, failed=True)
+                    # Not the negation failed, but what stands behind its "not".
+                    yield replace(condition, source=condition.source.removeprefix("not ")) if negation else condition
             if number == rule or not (frame.is_rule or negation):
                 for event in frame.exits:
                     condition = self._condition(event, failed=False)
