@@ -14,11 +14,12 @@ import pytest
 import yaml
 from cryptography import x509
 
+from zeta_guard.authorization_server.key_folder import rotate
 from zeta_guard.cli.checking.finding import Findings
 from zeta_guard.cli.checking.to_do import is_placeholder
 from zeta_guard.cli.main import main
-from zeta_guard.runtime.tls_offer import tls_offer
 from zeta_guard.errors import ConfigurationError
+from zeta_guard.runtime.tls_offer import tls_offer
 from zeta_guard.simulators.pki import DemoPki
 from zeta_guard.simulators.redis_process import RedisProcess
 
@@ -323,3 +324,18 @@ def test_schema_is_printed_and_names_every_top_key(capsys: pytest.CaptureFixture
     assert set(document) <= set(schema["properties"])
     assert schema["additionalProperties"] is False
     assert "register" in schema["$defs"]["RateLimits"]["properties"]
+
+
+def test_a_pkcs12_signing_key_that_does_not_open_is_named(check: Check, document: Document, tmp_path: Path) -> None:
+    rotate(tmp_path / "pkcs12", 1_800_000_000.0, password=b"correct horse")
+    password = tmp_path / "signing-password"
+    password.write_text("correct horse\n")
+    password.chmod(0o604)
+    document["authorization_server"]["signing_keys"] = "pkcs12"
+    assert mistakes(check()[1]) == ["authorization_server.signing_key_password_file"]
+    document["authorization_server"]["signing_key_password_file"] = "signing-password"
+    _, said = check()
+    assert mistakes(said) == []
+    assert "authorization_server.signing_key_password_file" in [notice["path"] for notice in said["notices"]]
+    password.write_text("wrong horse\n")
+    assert mistakes(check()[1]) == ["authorization_server.signing_keys/2027-01-15T080000Z.p12"]

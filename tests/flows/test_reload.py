@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 
+from zeta_guard.authorization_server.key_folder import rotate
 from zeta_guard.cli.demo_story.configuration import OPEN_ROUTE, POPP_ROUTE
 from zeta_guard.errors import ConfigurationError, ConfigurationErrors
 
@@ -156,3 +158,21 @@ async def test_the_same_secret_in_another_file_is_no_change(world: Any) -> None:
     (secret.parent / "copy").chmod(0o600)
     world.change(secret_files=["copy"])
     await world.reload()
+
+
+async def test_a_folder_of_pkcs12_keys_is_taken_by_a_reload_and_signs(world: Any) -> None:
+    folder = world.config_file.parent
+    (folder / "signing-password").write_text("correct horse\n")
+    (folder / "signing-password").chmod(0o600)
+    written = rotate(folder / "pkcs12", time.time() - 10_000, password=b"correct horse")
+    place = {"signing_keys": "pkcs12", "signing_key_password_file": "signing-password"}
+    world.change(authorization_server={**world.section("authorization_server"), **place})
+    await world.reload()
+    async with world.client() as client:
+        await client.login()
+        assert (await client.send("GET", OPEN_ROUTE)).status == 200
+    shown = await world.raw(b"GET /jwks HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % world.port)
+    assert [key["kid"] for key in json.loads(shown.partition(b"\r\n\r\n")[2])["keys"]] == [written.kid]
+    (folder / "signing-password").write_text("wrong horse\n")
+    with pytest.raises(ConfigurationError, match="another password"):
+        await world.reload()
