@@ -287,6 +287,20 @@ def test_replay_says_what_would_change(policy: Run, question: Any, tmp_path: Pat
     assert "no decisions" in policy("replay", log, "--bundle", "package:demo")[1]
 
 
+def test_replay_of_a_masked_log_shows_what_can_be_seen(policy: Run, question: Any, tmp_path: Path) -> None:
+    path = question()
+    document = json.loads(path.read_text())
+    del document["authorization_request"]["ip_address"]
+    path.write_text(json.dumps(document))
+    log = write_log(tmp_path / "log.jsonl", path, erased=["/input/authorization_request/ip_address"])
+    status, out, _ = policy("replay", log, "--bundle", "package:demo")
+    assert status == 1
+    assert "       1  undecidable" in out
+    first, _, second = out.partition("of the undecidable, if no masked address or institution is on a list:\n")
+    assert "newly" not in first
+    assert "       1  would newly be allowed\n       1  newly_allow by scope_not_allowed\n" in second
+
+
 def test_diff_shows_data_and_rules(policy: Run) -> None:
     assert policy("diff", "package:demo", DEMO)[0] == 0
     status, out, _ = policy("diff", "package:demo", "package:vsdm")

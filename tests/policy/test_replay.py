@@ -81,6 +81,20 @@ def test_a_masked_line_whose_members_are_read_is_undecidable(log: Path, candidat
     assert not outcome.unchanged
 
 
+def test_of_the_undecidable_what_can_be_seen_is_told_apart(log: Path, candidate: Any3) -> None:
+    """It proves nothing: the figures stay beside the count of undecidable lines, and the answer stays no."""
+    outcome = replay(read_log(log), candidate())
+    assert outcome.apparent == {"same": 3}
+    assert not outcome.unchanged
+    outcome = replay(read_log(log), candidate(lambda data: data["scopes"]["allowed"].pop("popp")))
+    assert outcome.counts == {"undecidable": 3}
+    assert outcome.apparent == {"newly_deny": 1, "reasons": 1, "same": 1}
+    assert outcome.apparent_rules == {("newly_deny", "scope_not_allowed"): 1, ("reasons", "scope_not_allowed"): 1}
+    assert outcome.rules == {}
+    document = outcome.as_json()
+    assert document["apparent"]["counts"]["newly_deny"] == 1  # type: ignore[index, call-overload]
+
+
 def test_a_masked_line_whose_members_are_not_read_is_decided(log: Path, demo: Bundle, candidate: Any3) -> None:
     bench = candidate()
     reads = {"policies/zeta/authz/decision": ("authorization_request/scopes",)}

@@ -59,6 +59,12 @@ def _print_replay(outcome: Replay) -> None:
         print(f"{count:>8}  {found} by {rule}")
     for member, count in outcome.hidden.most_common(_SHOWN):
         print(f"{count:>8}  masked: {member}  (open the sealed inputs with --open-with)")
+    if outcome.apparent:
+        print("of the undecidable, if no masked address or institution is on a list:")
+        for name, count in outcome.apparent.most_common():
+            print(f"{count:>8}  {_WORDS[name]}")
+        for (found, rule), count in outcome.apparent_rules.most_common(_SHOWN):
+            print(f"{count:>8}  {found} by {rule}")
     for example in outcome.examples[:_SHOWN]:
         print(
             f"  line {example['line']}: "
