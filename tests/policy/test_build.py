@@ -222,3 +222,11 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path, name: str) -> None
     (tmp_path / "file").mkdir()
     with pytest.raises(BundleError, match=r"has no \.manifest"):
         build(tmp_path / name)
+
+
+def test_of_a_folder_of_bundles_the_bundles_are_named() -> None:
+    policies = Path(__file__).parents[2] / "policies"
+    with pytest.raises(BundleError) as refused:
+        build(policies)
+    assert f"{policies / 'demo'} {policies / 'popp'}" in refused.value.remedy
+    assert "lib" not in refused.value.remedy.replace(str(policies), "")

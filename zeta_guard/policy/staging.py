@@ -20,8 +20,12 @@ def staged(source: Path, *, tests: bool) -> Iterator[tuple[Path, Manifest]]:
     """Yield a temporary folder with the complete bundle, with or without ``*_test.rego``, and its manifest."""
     manifest_file = source / MANIFEST
     if not manifest_file.is_file():
+        bundles = sorted(str(each.parent) for each in source.glob(f"*/{MANIFEST}"))
         raise BundleError(
-            f"{source}: has no {MANIFEST}", 'Write {"revision": "…", "roots": ["policies/zeta", …]} beside the rules.'
+            f"{source}: has no {MANIFEST}",
+            f"Name the bundles in it: {' '.join(bundles)}"
+            if bundles
+            else 'Write {"revision": "…", "roots": ["policies/zeta", …]} beside the rules.',
         )
     manifest = read_manifest(manifest_file.read_bytes())
     with tempfile.TemporaryDirectory(prefix="zeta-guard-policy-") as name:
