@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from zeta_guard.config import telemetry as telemetry_config
 from zeta_guard.errors import ConfigurationError, ZetaError
@@ -57,8 +58,9 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Audit]]:
 
     def build(**values: Any) -> Audit:
         largest = values.pop("largest_file", module.LARGEST_FILE)
+        registry = values.pop("registry", None)
         config = telemetry_config.Audit(directory=tmp_path, signing_key_file=key_file, **values)
-        made.append(Audit(config, Secrets(), clock=clock, largest_file=largest))
+        made.append(Audit(config, Secrets(), clock=clock, largest_file=largest, registry=registry))
         return made[-1]
 
     yield build
@@ -294,6 +296,43 @@ def test_record_that_cannot_be_written_is_a_503_and_leaves_the_chain_whole(
     audit.close()
     assert _verify(tmp_path, secrets=Secrets()).ok
     assert b'"event":"b"' not in b"".join(_lines(tmp_path))
+
+
+async def test_a_failing_record_is_measured_until_it_can_be_written_again(make: Callable[..., Audit]) -> None:
+    registry = CollectorRegistry()
+
+    def value(name: str, **labels: str) -> float:
+        return registry.get_sample_value(f"zeta_guard_audit_{name}", labels) or 0.0
+
+    audit = make(registry=registry, checkpoint_seconds=1)
+    audit.record("good")
+    assert (value("failing"), value("lines_total", kind="record", outcome="written")) == (0, 1)
+    kept = os.dup(audit._descriptor)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, audit._descriptor)
+    os.close(full)
+    try:
+        with pytest.raises(ZetaError):
+            audit.record("lost")
+        assert (value("failing"), value("lines_total", kind="record", outcome="failed")) == (1, 1)
+        async with asyncio.timeout(5):
+            while not value("lines_total", kind="checkpoint", outcome="failed"):  # noqa: ASYNC110 - only the clock knows
+                await asyncio.sleep(0.02)
+    finally:
+        os.dup2(kept, audit._descriptor)
+        os.close(kept)
+    # Nobody has to log in for the alarm to end: the next checkpoint tries.
+    async with asyncio.timeout(5):
+        while value("failing"):  # noqa: ASYNC110 - only the clock knows
+            await asyncio.sleep(0.02)
+    assert audit.failing is None
+    assert value("lines_total", kind="checkpoint", outcome="written") == 1
+
+
+def test_without_a_record_there_is_nothing_to_measure(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    Audit(telemetry_config.Audit(), Secrets(), registry=registry).record("x")
+    assert list(registry.collect()) == []
 
 
 def test_closed_record_cannot_be_written(make: Callable[..., Audit]) -> None:

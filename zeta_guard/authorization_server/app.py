@@ -49,6 +49,7 @@ from zeta_guard.store.contract import Store
 from zeta_guard.telemetry.audit import Audit
 from zeta_guard.telemetry.logging import log_event
 from zeta_guard.telemetry.security_events import SecurityEvents
+from zeta_guard.telemetry.tracing import Span, Tracing
 from zeta_guard.trust.contract import Trust
 
 _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
@@ -74,6 +75,7 @@ class AuthorizationServer:
         registry: CollectorRegistry,
         *,
         workers: int = 1,
+        tracing: Tracing | None = None,
     ) -> None:
         """``workers``: processes that share the address limits. Raises ConfigurationError."""
         check_issuer(config)
@@ -81,6 +83,7 @@ class AuthorizationServer:
         server = config.authorization_server
         self._clock = clock
         self._audit = audit
+        self._tracing: Final = tracing
         self.dependencies: Final = Dependencies(
             config=config,
             endpoints=endpoint.Endpoints.of(config),
@@ -194,19 +197,23 @@ class AuthorizationServer:
     async def _register(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         deps = self.dependencies
         limits = deps.config.limits
-        outcome = "registered"
+        outcome, error = "registered", "unexpected"
+        span = self._start_span("register", facts)
         try:
             body = await read_body(request, limit=limits.registration, idle_seconds=limits.body_timeout_ms / 1000)
             members = parse_json_body(body, request.headers.get("Content-Type"), code=SLOT.code, name=SLOT.name)
             client, new = await self._registrar.register(read_metadata(members), now=facts.now)
-            outcome = "registered" if new else "known"
-        except ZetaError as error:
-            outcome = error.code
+            outcome, error = "registered" if new else "known", ""
+        except ZetaError as refusal:
+            outcome = error = refusal.code
             raise
         finally:
             # A_25738: every attempt, without reference to a user.
             deps.metrics.registrations.labels(outcome).inc()
             log_event(_LOGGER, logging.INFO, "registration", outcome=outcome, request_id=facts.request_id)
+            if span is not None:
+                span.set("zeta_guard.outcome", outcome)
+                span.end(error or None)
         return web.Response(
             status=201,
             body=orjson.dumps(registration_answer(client)),
@@ -215,7 +222,24 @@ class AuthorizationServer:
         )
 
     async def _token(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
-        return await answer_token_request(self.dependencies, request, facts)
+        span = self._start_span("token", facts)
+        error: str | None = "unexpected"
+        try:
+            response = await answer_token_request(self.dependencies, request, facts, span)
+            error = None
+        except ZetaError as refusal:
+            error = refusal.code
+            raise
+        finally:
+            if span is not None:
+                span.end(error)
+        return response
+
+    def _start_span(self, name: str, facts: RequestFacts) -> Span | None:
+        """A span, where spans are exported: child of the caller's under the same rule as the gateway's."""
+        if self._tracing is None or not self._tracing.exporting:
+            return None
+        return self._tracing.start(name, facts.headers)
 
     async def _revoke(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         return await answer_revocation(self.dependencies, request, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -25,6 +25,9 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.limits import parse_form, read_body
 from zeta_guard.telemetry.logging import log_event
+
+if TYPE_CHECKING:
+    from zeta_guard.telemetry.tracing import Span
 
 _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
 _REQUESTED: Final = (ACCESS_TOKEN_TYPE, REFRESH_TOKEN_TYPE, JWT_TYPE)
@@ -67,8 +70,10 @@ def _grant(deps: Dependencies, request: FormRequest) -> str:
     return grant
 
 
-async def answer_token_request(deps: Dependencies, request: web.BaseRequest, facts: RequestFacts) -> web.Response:
-    """The tokens, or the refusal of the step that refused."""
+async def answer_token_request(
+    deps: Dependencies, request: web.BaseRequest, facts: RequestFacts, span: Span | None = None
+) -> web.Response:
+    """The tokens, or the refusal of the step that refused. ``span`` gets grant and outcome, nothing of anybody."""
     label, outcome, started = "unknown", "issued", time.perf_counter()
     try:
         form = await read_form(deps, request, facts)
@@ -85,5 +90,8 @@ async def answer_token_request(deps: Dependencies, request: web.BaseRequest, fac
         raise
     finally:
         deps.metrics.token_answered(label, outcome, time.perf_counter() - started)
+        if span is not None:
+            span.set("zeta_guard.grant", label)
+            span.set("zeta_guard.outcome", outcome)
     log_event(_LOGGER, logging.DEBUG, "token_answered", grant=label, request_id=facts.request_id)
     return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -73,11 +73,11 @@ class Generation:
         self._remote_key_sets: list[RemoteKeySet] = []
         self._tasks: list[asyncio.Task[None]] = []
         if role != "gateway":
-            self._wire_authorization_server(secrets, audit)
+            self._wire_authorization_server(secrets, audit, tracing)
         if role != "authorization-server":
             self._wire_gateway(secrets, tracing)
 
-    def _wire_authorization_server(self, secrets: Secrets, audit: Audit) -> None:
+    def _wire_authorization_server(self, secrets: Secrets, audit: Audit, tracing: Tracing) -> None:
         from zeta_guard.authorization_server.app import AuthorizationServer
         from zeta_guard.authorization_server.signing_keys import SigningKeys
         from zeta_guard.trust.service import TrustService
@@ -101,6 +101,7 @@ class Generation:
             audit=audit,
             clock=self._clock,
             registry=self.registry,
+            tracing=tracing,
         )
 
     def _wire_gateway(self, secrets: Secrets, tracing: Tracing) -> None:

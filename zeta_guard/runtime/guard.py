@@ -138,7 +138,7 @@ class Guard:
             await self._store.start()
             # Proofs carry whole seconds: those of the second in which the epoch began are refused.
             self._ready_from = math.floor(self._store.epoch.started_at) + 1.0
-            self._audit = Audit(config.audit, secrets, clock=self._clock)
+            self._audit = Audit(config.audit, secrets, clock=self._clock, registry=self._metrics.registry)
             self._tracing = Tracing(config.telemetry, count=self._runtime_metrics.count_spans)
             self._generation = await self._next_generation(config, secrets)
             await self._open_doors()

@@ -29,6 +29,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from zeta_guard.config import telemetry as telemetry_config
 from zeta_guard.errors import ConfigurationError, unavailable
@@ -76,6 +77,33 @@ def checkpoint_bytes(writer: str, count: int, head: str, moment: str, *, final: 
     )
 
 
+class AuditMetrics:
+    """Whether the record is being written: a full disk stops logins, so that somebody should hear before they do."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        lines = Counter(
+            "zeta_guard_audit_lines",
+            "Records and checkpoints of the audit record, by what became of them (written, failed).",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self._lines = {
+            (kind, failed): lines.labels(kind, "failed" if failed else "written")
+            for kind in ("record", "checkpoint")
+            for failed in (False, True)
+        }
+        self._failing = Gauge(
+            "zeta_guard_audit_failing",
+            "1 while the audit record cannot be written: logins and administration are refused.",
+            registry=registry,
+        )
+
+    def note(self, kind: str, *, failed: bool) -> None:
+        """Count one line and remember whether it could be written."""
+        self._lines[kind, failed].inc()
+        self._failing.set(int(failed))
+
+
 class Audit:
     """Writes the record of one process. Without ``audit.directory`` it does nothing and :attr:`enabled` is False."""
 
@@ -86,8 +114,13 @@ class Audit:
         *,
         clock: Callable[[], float] = time.time,
         largest_file: int = LARGEST_FILE,
+        registry: CollectorRegistry | None = None,
     ) -> None:
-        """Open the first file and sign its beginning. Raises ConfigurationError when folder or key cannot be used."""
+        """Open the first file and sign its beginning. Raises ConfigurationError when folder or key cannot be used.
+
+        With ``registry`` it counts records and says whether they can be written (``zeta_guard_audit_…``).
+        """
+        self._metrics: Final = AuditMetrics(registry) if registry is not None and config.directory else None
         self._clock = clock
         self._largest = largest_file
         self._interval = config.checkpoint_seconds
@@ -123,13 +156,13 @@ class Audit:
             now = self._clock()
             if now - self._unproven_since >= self._interval:
                 self.checkpoint()
-            self._failing = None
         except OSError as error:
-            reason = error.strerror or "unknown"
-            self._failing = f"records cannot be written ({reason}): logins and administration are refused"
-            log_event(_logger, logging.ERROR, "audit_failed", reason=reason)
+            self._note_failure("record", error)
             raise unavailable("The audit record cannot be written.", stage="audit") from None
-        self._arm()
+        finally:
+            # Also after a failure: the next checkpoint finds out whether it can be written again.
+            self._arm()
+        self._note_success("record")
 
     @property
     def failing(self) -> str | None:
@@ -215,7 +248,7 @@ class Audit:
         spent[:] = bytes(len(spent))
 
     def _arm(self) -> None:
-        if self._timer is not None:
+        if self._timer is not None or self._descriptor < 0:
             return
         try:
             loop = asyncio.get_running_loop()
@@ -228,7 +261,22 @@ class Audit:
         try:
             self.checkpoint()
         except OSError as error:
-            log_event(_logger, logging.ERROR, "audit_failed", reason=error.strerror or "unknown")
+            self._note_failure("checkpoint", error)
+            self._arm()
+        else:
+            self._note_success("checkpoint")
+
+    def _note_failure(self, kind: str, error: OSError) -> None:
+        reason = error.strerror or "unknown"
+        self._failing = f"records cannot be written ({reason}): logins and administration are refused"
+        log_event(_logger, logging.ERROR, "audit_failed", reason=reason)
+        if self._metrics is not None:
+            self._metrics.note(kind, failed=True)
+
+    def _note_success(self, kind: str) -> None:
+        self._failing = None
+        if self._metrics is not None:
+            self._metrics.note(kind, failed=False)
 
 
 def _load_signing_key(path: Path | None) -> ec.EllipticCurvePrivateKey:
