@@ -26,6 +26,7 @@ COMMANDS = {
     "client": "a ZETA client: get a token, call a URL, smoke-test a guard",
     "policy": "test, explain, build, sign and compare policy bundles",
     "sessions": "list and end sessions",
+    "clients": "list the clients of an institution",
     "keys": "list and rotate signing keys",
     "block": "block an institution, client or product at once",
     "explain": "from a request id to the reason, stage and decision",
