@@ -329,10 +329,12 @@ async def test_a_failing_record_is_measured_until_it_can_be_written_again(make: 
     assert value("lines_total", kind="checkpoint", outcome="written") == 1
 
 
-def test_without_a_record_there_is_nothing_to_measure(tmp_path: Path) -> None:
+def test_without_a_directory_nothing_fails_and_nothing_counts() -> None:
     registry = CollectorRegistry()
     Audit(telemetry_config.Audit(), Secrets(), registry=registry).record("x")
-    assert list(registry.collect()) == []
+    assert registry.get_sample_value("zeta_guard_audit_failing") == 0
+    labels = {"kind": "record", "outcome": "written"}
+    assert registry.get_sample_value("zeta_guard_audit_lines_total", labels) == 0
 
 
 def test_closed_record_cannot_be_written(make: Callable[..., Audit]) -> None:

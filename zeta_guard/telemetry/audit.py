@@ -120,7 +120,7 @@ class Audit:
 
         With ``registry`` it counts records and says whether they can be written (``zeta_guard_audit_…``).
         """
-        self._metrics: Final = AuditMetrics(registry) if registry is not None and config.directory else None
+        self._metrics: Final = AuditMetrics(registry) if registry is not None else None
         self._clock = clock
         self._largest = largest_file
         self._interval = config.checkpoint_seconds
