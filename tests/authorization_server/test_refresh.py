@@ -165,6 +165,24 @@ async def test_refreshes_charge_the_client(make_server: MakeServer) -> None:
     assert (await practice.refresh(token)).status == 200
 
 
+async def test_what_is_refused_behind_the_proof_charges_the_client_all_the_same(make_server: MakeServer) -> None:
+    server = await make_server(rate_limits={"token_per_client": {"per_minute": 60, "burst": 2}})
+    practice, token = await logged_in(server)
+    assert (await practice.refresh(token, form={"scope": "other"})).refusal == (400, "invalid_scope")
+    assert (await practice.refresh(token, form={"scope": "other"})).refusal == (429, "rate_limit_exceeded")
+    server.clock.advance(1)
+    assert (await practice.refresh(token)).status == 200
+
+
+async def test_what_is_refused_before_the_proof_held_charges_nobody(make_server: MakeServer) -> None:
+    server = await make_server(rate_limits={"token_per_client": {"per_minute": 60, "burst": 2}})
+    practice, token = await logged_in(server)
+    for _ in range(5):
+        assert (await practice.refresh(token, proof={"claims": {"htm": "GET"}})).refusal == (400, "invalid_dpop_proof")
+        assert (await practice.refresh(token + "A")).refusal == (400, "invalid_grant")
+    assert (await practice.refresh(token)).status == 200
+
+
 async def test_a_client_that_only_refreshes_is_in_use(make_server: MakeServer) -> None:
     server = await make_server(authorization_server={"lifetimes": {"idle_client": 1000}})
     practice, token = await logged_in(server)
@@ -337,6 +355,21 @@ async def test_a_card_that_was_revoked_ends_the_session(make_server: MakeServer)
     server.ocsp.set_state(practice.card, CardState.GOOD)
     server.clock.advance(120)
     assert (await practice.refresh(token)).refusal == (403, "session_terminated")
+
+
+async def test_a_refusal_that_stands_in_the_cache_ends_every_session_of_the_card_without_a_question(
+    make_server: MakeServer,
+) -> None:
+    server = await make_server(trust={"ocsp": {"max_age": 60}})
+    practice, token = await logged_in(server)
+    other = server.practice(practice.card)
+    second = (await other.exchange()).json["refresh_token"]
+    server.ocsp.set_state(practice.card, CardState.REVOKED)
+    server.clock.advance(120)
+    assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
+    server.ocsp.set_state(practice.card, CardState.SILENT)
+    assert (await other.refresh(second)).refusal == (400, "invalid_grant")
+    assert (await other.refresh(second)).refusal == (403, "session_terminated")
 
 
 async def test_silence_of_ocsp_costs_an_answer_but_not_the_session(make_server: MakeServer) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from zeta_guard.client.assertions import Product
 from zeta_guard.errors import unavailable
+from zeta_guard.simulators.ocsp_responder import CardState
 
 if TYPE_CHECKING:
     from tests.authorization_server.conftest import MakeServer, Scripted, Server
@@ -190,6 +191,32 @@ async def test_an_institution_that_asks_too_often_waits(make_server: MakeServer)
     assert (await server.practice(card).exchange()).status == 200
     assert (await server.practice(card).exchange()).refusal == (429, "rate_limit_exceeded")
     assert (await server.practice(server.card("1-other")).exchange()).status == 200
+
+
+async def test_the_state_of_one_card_says_nothing_about_another_card_of_the_same_client(server: Server) -> None:
+    practice = server.practice()
+    assert (await practice.exchange()).status == 200
+    practice.card, first = server.card(practice.card.telematik_id), practice.card
+    server.ocsp.set_state(practice.card, CardState.REVOKED)
+    assert (await practice.exchange()).refusal == (400, "invalid_grant")
+    practice.card = first
+    assert (await practice.exchange()).status == 200
+
+
+async def test_a_client_that_vanishes_while_it_is_answered_gets_no_session(
+    make_server: MakeServer, engine: Scripted
+) -> None:
+    server = await make_server(policy=engine)
+    practice = server.practice()
+    assert (await practice.exchange()).status == 200
+
+    async def delete() -> None:
+        await server.store.delete_client(practice.client_id, now=server.clock.now)
+
+    engine.meanwhile = delete
+    assert (await practice.exchange()).refusal == (401, "invalid_client")
+    sessions = await server.store.list_sessions(now=server.clock.now)
+    assert len([one for one in sessions if one.client_id == practice.client_id]) == 1, "the one of before"
 
 
 async def test_requests_without_a_valid_proof_charge_nobody(make_server: MakeServer) -> None:

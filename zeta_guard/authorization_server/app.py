@@ -43,6 +43,7 @@ from zeta_guard.http.limits import (
     rate_limited,
     read_body,
 )
+from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Pseudonymizer, Secrets
 from zeta_guard.policy.contract import PolicyEngine
 from zeta_guard.store.contract import Store
@@ -54,6 +55,7 @@ from zeta_guard.trust.contract import Trust
 
 _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
 _KEY_FOLDER_SECONDS: Final = 5.0
+_RECENT_CLIENTS: Final = 8192
 
 _Answer = Callable[[web.BaseRequest, RequestFacts], Awaitable[web.StreamResponse]]
 
@@ -98,6 +100,7 @@ class AuthorizationServer:
             events=events,
             audit=audit,
             metrics=AuthorizationServerMetrics(registry),
+            leaves=Recent(_RECENT_CLIENTS),
         )
         self._buckets = AddressBuckets(config.rate_limits, workers)
         self._registrar = Registrar(server, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.authorization_server.client_assertion import (
     ClientAssertion,
     UnverifiedAssertion,
@@ -10,9 +11,8 @@ from zeta_guard.authorization_server.client_assertion import (
     verify_assertion,
 )
 from zeta_guard.authorization_server.dependencies import Dependencies, FormRequest
-from zeta_guard.config.limits import Rate
-from zeta_guard.http.limits import rate_limited
 from zeta_guard.jose.dpop import DpopProof, verify_dpop_proof
+from zeta_guard.store.contract import Client
 
 
 def read_token_assertion(deps: Dependencies, request: FormRequest) -> UnverifiedAssertion:
@@ -32,7 +32,13 @@ async def authenticate_client(
     deps: Dependencies, request: FormRequest, assertion: UnverifiedAssertion
 ) -> ClientAssertion:
     """The registered client behind an assertion. Raises ZetaError ``invalid_client``: 401 when it is unknown, else 400."""
-    client = await deps.store.get_client(assertion.client_id, now=request.now)
+    return authenticated(deps, request, assertion, await deps.store.get_client(assertion.client_id, now=request.now))
+
+
+def authenticated(
+    deps: Dependencies, request: FormRequest, assertion: UnverifiedAssertion, client: Client | None
+) -> ClientAssertion:
+    """As :func:`authenticate_client`, for a client that was looked up: ``client`` None is an unknown one."""
     if client is None:
         deps.events.emit("unknown_client", request_id=request.facts.request_id)
         raise unknown_client()
@@ -55,11 +61,6 @@ def verify_token_proof(deps: Dependencies, request: FormRequest) -> DpopProof:
     )
 
 
-async def charge(deps: Dependencies, bucket: str, rate: Rate, *, now: float) -> None:
-    """Take from a shared bucket. Only after a proof of whoever is charged: nobody can spend another's. Raises 429."""
-    if not deps.config.rate_limits.enabled:
-        return
-    state = await deps.store.take(bucket, per_minute=rate.per_minute, burst=rate.burst, now=now)
-    if not state.allowed:
-        deps.events.emit("rate_limited", kind=bucket.partition(":")[0])
-        raise rate_limited(state)
+def charges_of(deps: Dependencies, now: float) -> Charges:
+    """The charges of one request, none yet."""
+    return Charges(deps.store, deps.config.rate_limits, deps.events, now=now)

@@ -14,6 +14,7 @@ from zeta_guard.authorization_server.signing_keys import SigningKeys
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.facts import IPAddress, RequestFacts
+from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Pseudonymizer
 from zeta_guard.policy.contract import PolicyEngine
 from zeta_guard.store.contract import Store
@@ -24,7 +25,7 @@ from zeta_guard.trust.contract import Trust
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Configuration, engines, keys. Holds nothing of any request."""
+    """Configuration, engines, keys. Holds nothing of any request but a hint."""
 
     config: GuardConfig
     endpoints: Endpoints
@@ -39,6 +40,8 @@ class Dependencies:
     events: SecurityEvents
     audit: Audit
     metrics: AuthorizationServerMetrics
+    leaves: Recent[str, bytes]
+    """Client → fingerprint of the certificate that it came with last: whose answers to read ahead, never whom to believe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zeta_guard.authorization_server.client_authentication import charge
+from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.authorization_server.client_statement import ClientStatement
 from zeta_guard.authorization_server.dependencies import Dependencies
 from zeta_guard.authorization_server.refusal_event import certificate_event
 from zeta_guard.errors import ZetaError
+from zeta_guard.store.binding import decide_binding
 from zeta_guard.store.contract import BindStatus, Client, block_subject
 from zeta_guard.trust.contract import SmcbCertificate, SmcbIdentity
 
@@ -48,16 +50,33 @@ def foreign_binding(deps: Dependencies, client_id: str) -> ZetaError:
 
 
 async def prove_institution(
-    deps: Dependencies, certificate: SmcbCertificate, institution: Institution, *, now: float
+    deps: Dependencies,
+    certificate: SmcbCertificate,
+    institution: Institution,
+    charges: Charges,
+    *,
+    cached: Mapping[str, bytes] | None = None,
+    now: float,
 ) -> SmcbIdentity:
-    """Chain to a trust anchor, then revocation. Raises ZetaError ``invalid_grant``, 429, or 503 when nobody can say."""
+    """Chain to a trust anchor, then revocation. Raises ZetaError ``invalid_grant``, 429, or 503 when nobody can say.
+
+    ``cached``: what the store holds of the certificate's answers (``answer_keys``), None when nobody has looked.
+    """
     try:
         chained = deps.trust.chain(certificate, now=now)
     except ZetaError as error:
         _report(deps, institution, error)
         raise
-    rate = deps.config.rate_limits.token_per_institution
-    await charge(deps, f"institution:{institution.pseudonym}", rate, now=now)
+    charges.owe(f"institution:{institution.pseudonym}", deps.config.rate_limits.token_per_institution)
+    try:
+        identity = deps.trust.known_state(chained, cached, now=now) if cached is not None else None
+    except ZetaError as error:
+        _report(deps, institution, error)
+        raise
+    if identity is not None:
+        return identity
+    # A responder may have to be asked: not for whoever has spent their share.
+    await charges.pay()
     try:
         return await deps.trust.check_revocation(chained, now=now)
     except ZetaError as error:
@@ -69,6 +88,12 @@ def _report(deps: Dependencies, institution: Institution, error: ZetaError) -> N
     name = certificate_event(error)
     if name is not None:
         deps.events.emit(name, institution=institution.pseudonym, reason=error.description)
+
+
+def is_bound(client: Client, institution: Institution, statement: ClientStatement) -> bool:
+    """Whether the client is bound to this institution and platform already."""
+    status = decide_binding(client, institution=institution.pseudonym, platform=statement.platform)
+    return status is BindStatus.ALREADY
 
 
 async def bind(

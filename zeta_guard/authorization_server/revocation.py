@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from zeta_guard.authorization_server.client_assertion import read_assertion
-from zeta_guard.authorization_server.client_authentication import authenticate_client
+from zeta_guard.authorization_server.client_authentication import authenticate_client, charges_of
 from zeta_guard.authorization_server.dependencies import Dependencies, FormRequest
 from zeta_guard.authorization_server.institution import institution_of, prove_institution
 from zeta_guard.authorization_server.institution_assertion import (
@@ -81,7 +81,7 @@ async def _owner(deps: Dependencies, request: FormRequest) -> _Owner:
         card = verify_institution_assertion(assertion, products=deps.config.authorization_server.products)
         institution = institution_of(deps, card.certificate, None)
         try:
-            await prove_institution(deps, card.certificate, institution, now=now)
+            await prove_institution(deps, card.certificate, institution, charges_of(deps, now), now=now)
         except ZetaError as error:
             raise as_client_fault(error) from None
         claim = card.claim(now=now, dated=float(card.times.issued_at or 0))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.jose.dpop import DpopProof
 from zeta_guard.store.claim_key import claim_key
-from zeta_guard.store.contract import Claim, ClaimOutcome, ClaimStatus, ReplayStore
+from zeta_guard.store.contract import Claim, ClaimOutcome, ClaimStatus, Store
 from zeta_guard.telemetry.security_events import SecurityEvents
 
 _EVENTS = {"nonce": "nonce_replayed", "assertion": "assertion_replayed", "proof": "proof_replayed"}
@@ -21,19 +22,26 @@ def proof_claim(proof: DpopProof, *, past: int, ahead: int, dated: float | None 
 
 
 async def spend(
-    store: ReplayStore,
+    store: Store,
     claims: Sequence[Claim],
     subjects: Sequence[str],
     *,
     facts: RequestFacts,
     events: SecurityEvents,
     client_id: str,
+    charges: Charges | None = None,
 ) -> None:
-    """Claim all or nothing. Raises the refusal of the claim or block that decided; 503 when the store is away."""
+    """Pay what is owed, then claim all or nothing, in one trip.
+
+    Raises the refusal of the bucket, claim or block that decided; 503 when the store is away.
+    """
     fingerprint = claim_key("request", facts.method, facts.target, str(facts.client_address), *(c.key for c in claims))
-    outcome = await store.claim(claims, subjects, owner=facts.request_id, fingerprint=fingerprint, now=facts.now)
+    owed = charges.take_over() if charges is not None else ()
+    outcome = await store.spend(claims, subjects, owed, owner=facts.request_id, fingerprint=fingerprint, now=facts.now)
     if outcome.status is ClaimStatus.WON:
         return
+    if charges is not None and outcome.status is ClaimStatus.EMPTY and outcome.bucket is not None:
+        raise charges.refusal(owed[outcome.index], outcome.bucket)
     if outcome.status is ClaimStatus.BLOCKED:
         kind = subjects[outcome.index].partition(":")[0]
         events.emit("blocked", kind=kind, reason=outcome.reason, client_id=client_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,17 @@ class Trust(Protocol):
         """Find and verify the issuer, compare the certificate policy (pure).
 
         Raises ZetaError ``invalid_grant``; 503 when the trust list is outdated.
+        """
+
+    def answer_keys(self, fingerprint: bytes) -> tuple[str, ...]:
+        """Keys of the store's cache where answers about the certificate are kept, for :meth:`known_state`."""
+
+    def known_state(
+        self, chained: ChainedCertificate, cached: Mapping[str, bytes], *, now: float
+    ) -> SmcbIdentity | None:
+        """As :meth:`check_revocation`, from what stands in the cache at ``now`` and without I/O.
+
+        ``cached`` holds what was found under :meth:`answer_keys`. None: a responder must be asked.
         """
 
     async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from prometheus_client import Counter
@@ -97,7 +98,9 @@ class RevocationCheck:
         ``allow-cached`` a last good answer younger than ``cached_age`` counts, everything else is Unavailable. Raises
         ZetaError when the store is away.
         """
-        known = await self._newest(leaf, issuer, anchors, now)
+        # One after the other: tasks for two look-ups cost more than the look-ups, also in Redis, where others share the trip.
+        found = {key: await self._cache.get_cached(key, now=now) for key in answer_keys(leaf.fingerprint)}
+        known = self._newest(found, leaf, issuer, anchors, now)
         if known is not None and self._is_fresh(known, now):
             return self._noted(known, "cache", leaf, issuer)
         asked = await self._ask_once(leaf, issuer, anchors, now)
@@ -111,6 +114,22 @@ class RevocationCheck:
             return self._noted(known, "cache", leaf, issuer)
         return self._noted(asked, "responder", leaf, issuer)
 
+    def at_hand(
+        self,
+        cached: Mapping[str, bytes | None],
+        leaf: SmcbCertificate,
+        issuer: CaService,
+        anchors: TrustAnchors,
+        *,
+        now: float,
+    ) -> Answered | None:
+        """What the answers that stand in the cache under :func:`answer_keys` say, if they suffice. No I/O."""
+        known = self._newest(cached, leaf, issuer, anchors, now)
+        if known is None or not self._is_fresh(known, now):
+            return None
+        self._noted(known, "cache", leaf, issuer)
+        return known
+
     def _is_fresh(self, answer: Answered, now: float) -> bool:
         if judge_times(answer, now=now, max_age=self._config.max_age, skew=self._skew) is not None:
             return False
@@ -122,14 +141,18 @@ class RevocationCheck:
             return False
         return now - self._config.cached_age - self._skew <= answer.this_update <= now + self._skew
 
-    async def _newest(
-        self, leaf: SmcbCertificate, issuer: CaService, anchors: TrustAnchors, now: float
+    def _newest(
+        self,
+        cached: Mapping[str, bytes | None],
+        leaf: SmcbCertificate,
+        issuer: CaService,
+        anchors: TrustAnchors,
+        now: float,
     ) -> Answered | None:
-        # One after the other: tasks for two look-ups cost more than the look-ups, also in Redis, where others share the trip.
-        good = await self._cache.get_cached(_key("good", leaf), now=now)
-        refused = await self._cache.get_cached(_key("refused", leaf), now=now)
         newest: Answered | None = None
-        for raw in (good, refused):
+        # A refusal that is as old as a good answer counts: it comes second.
+        for key in answer_keys(leaf.fingerprint):
+            raw = cached.get(key)
             answer = self._verify_cached(raw, leaf, issuer, anchors, now) if raw is not None else None
             if answer is not None and (newest is None or answer.produced_at >= newest.produced_at):
                 newest = answer
@@ -232,8 +255,8 @@ class RevocationCheck:
         if fault is not None:
             return Unavailable(fault)
         self._remember((leaf.fingerprint, hashlib.sha256(raw).digest()), answer)
-        place = "good" if isinstance(answer, Good) else "refused"
-        await self._cache.put_cached(_key(place, leaf), raw, ttl=self._ttl, now=now)
+        good, refused = answer_keys(leaf.fingerprint)
+        await self._cache.put_cached(good if isinstance(answer, Good) else refused, raw, ttl=self._ttl, now=now)
         return answer
 
     def _noted(self, outcome: Outcome, source: str, leaf: SmcbCertificate, issuer: CaService) -> Outcome:
@@ -260,8 +283,10 @@ class RevocationCheck:
         return outcome
 
 
-def _key(place: str, leaf: SmcbCertificate) -> str:
-    return f"ocsp:{place}:{leaf.fingerprint.hex()}"
+def answer_keys(fingerprint: bytes) -> tuple[str, str]:
+    """Where the newest *good* and the newest *refused* answer about a certificate stand in the cache."""
+    name = fingerprint.hex()
+    return f"ocsp:good:{name}", f"ocsp:refused:{name}"
 
 
 def _word(outcome: Outcome) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,8 +24,8 @@ from zeta_guard.trust.chain import ChainError, check_policy, check_validity, fin
 from zeta_guard.trust.contract import ChainedCertificate, SmcbCertificate, SmcbIdentity
 from zeta_guard.trust.demo_marker import bears_demo_marker
 from zeta_guard.trust.metrics import TrustMetrics
-from zeta_guard.trust.ocsp import Good, Refused
-from zeta_guard.trust.revocation import AnswerCache, RevocationCheck
+from zeta_guard.trust.ocsp import Good, Outcome, Refused
+from zeta_guard.trust.revocation import AnswerCache, RevocationCheck, answer_keys
 from zeta_guard.trust.trust_list_source import TrustListSource
 
 _LOGGER = logging.getLogger("zeta_guard.trust")
@@ -138,15 +138,34 @@ class TrustService:
             raise ZetaError("invalid_grant", str(error), stage="certificate_chain") from error
         return ChainedCertificate(certificate, issuer.certificate)
 
+    def answer_keys(self, fingerprint: bytes) -> tuple[str, ...]:
+        """See the contract."""
+        return () if self._config.ocsp.mode == "ignore" else answer_keys(fingerprint)
+
+    def known_state(
+        self, chained: ChainedCertificate, cached: Mapping[str, bytes], *, now: float
+    ) -> SmcbIdentity | None:
+        """See the contract."""
+        anchors = self._usable(now)
+        if self._config.ocsp.mode == "ignore":
+            return SmcbIdentity(chained.certificate, chained.issuer, 0.0)
+        issuer = self._service_behind(chained, anchors)
+        outcome = self._revocation.at_hand(cached, chained.certificate, issuer, anchors, now=now)
+        return None if outcome is None else _judged(chained, outcome)
+
     async def check_revocation(self, chained: ChainedCertificate, *, now: float) -> SmcbIdentity:
         """Ask OCSP, cache first.
 
         Raises ZetaError ``invalid_grant`` for *revoked* and *unknown*, 503 when nobody authorised answered usably.
         """
         anchors = self._usable(now)
-        leaf = chained.certificate
         if self._config.ocsp.mode == "ignore":
-            return SmcbIdentity(leaf, chained.issuer, 0.0)
+            return SmcbIdentity(chained.certificate, chained.issuer, 0.0)
+        issuer = self._service_behind(chained, anchors)
+        return _judged(chained, await self._revocation.outcome(chained.certificate, issuer, anchors, now=now))
+
+    def _service_behind(self, chained: ChainedCertificate, anchors: TrustAnchors) -> CaService:
+        leaf = chained.certificate
         known = self._chained.get(leaf.fingerprint, ())
         issuer = next((ca for ca in known if ca.certificate is chained.issuer), None)
         if issuer is None:
@@ -156,16 +175,7 @@ class TrustService:
             raise ZetaError(
                 "invalid_grant", "the certificate's issuer is not a trust anchor", stage="certificate_chain"
             )
-        outcome = await self._revocation.outcome(leaf, issuer, anchors, now=now)
-        if isinstance(outcome, Good):
-            return SmcbIdentity(leaf, chained.issuer, outcome.produced_at)
-        if isinstance(outcome, Refused):
-            raise ZetaError("invalid_grant", _REFUSALS[outcome.reason], stage=f"ocsp_{outcome.reason}")
-        raise unavailable(
-            "the revocation state of the certificate cannot be checked now",
-            retry_after=RETRY_AFTER,
-            stage="ocsp_unavailable",
-        )
+        return issuer
 
     async def readiness(self) -> str | None:
         """None when logins can be checked, else one line."""
@@ -250,6 +260,18 @@ class TrustService:
         while True:
             await asyncio.sleep(self._source.pause)
             await self.refresh()
+
+
+def _judged(chained: ChainedCertificate, outcome: Outcome) -> SmcbIdentity:
+    if isinstance(outcome, Good):
+        return SmcbIdentity(chained.certificate, chained.issuer, outcome.produced_at)
+    if isinstance(outcome, Refused):
+        raise ZetaError("invalid_grant", _REFUSALS[outcome.reason], stage=f"ocsp_{outcome.reason}")
+    raise unavailable(
+        "the revocation state of the certificate cannot be checked now",
+        retry_after=RETRY_AFTER,
+        stage="ocsp_unavailable",
+    )
 
 
 def _service_of(issuer: x509.Certificate, anchors: TrustAnchors) -> CaService | None:

@@ -8,7 +8,11 @@ from typing import Final
 from zeta_guard.authorization_server.asking import ask_policy
 from zeta_guard.authorization_server.audience import Target
 from zeta_guard.authorization_server.client_assertion import SLOT
-from zeta_guard.authorization_server.client_authentication import read_token_assertion, verify_token_proof
+from zeta_guard.authorization_server.client_authentication import (
+    charges_of,
+    read_token_assertion,
+    verify_token_proof,
+)
 from zeta_guard.authorization_server.client_statement import SLOT as STATEMENT_SLOT
 from zeta_guard.authorization_server.client_statement import ClientStatement, verify_statement
 from zeta_guard.authorization_server.dependencies import Dependencies, FormRequest
@@ -51,7 +55,7 @@ async def grant_client_credentials(deps: Dependencies, request: FormRequest) -> 
     )
     institution = institution_of(deps, assertion.certificate, None)
     try:
-        identity = await prove_institution(deps, assertion.certificate, institution, now=now)
+        identity = await prove_institution(deps, assertion.certificate, institution, charges_of(deps, now), now=now)
     except ZetaError as error:
         raise as_client_fault(error) from None
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from zeta_guard.authorization_server.asking import ask_policy
 from zeta_guard.authorization_server.audience import Audiences
+from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.authorization_server.client_assertion import ClientAssertion
 from zeta_guard.authorization_server.client_authentication import (
-    authenticate_client,
-    charge,
+    authenticated,
+    charges_of,
     read_token_assertion,
     verify_token_proof,
 )
@@ -20,7 +21,13 @@ from zeta_guard.authorization_server.grant_type import REFRESH_TOKEN
 from zeta_guard.authorization_server.institution import Institution, institution_of, prove_institution
 from zeta_guard.authorization_server.issue import Grant, TokenSet, issue
 from zeta_guard.authorization_server.nonce import Nonce
-from zeta_guard.authorization_server.own_token import REFRESH_SLOT, OwnToken, verify_refresh_token
+from zeta_guard.authorization_server.own_token import (
+    REFRESH_SLOT,
+    OwnToken,
+    named_session,
+    parse_refresh_token,
+    verify_refresh_token,
+)
 from zeta_guard.authorization_server.scope import requested_scopes
 from zeta_guard.authorization_server.session import SessionContent
 from zeta_guard.authorization_server.session_end import end_known_session
@@ -28,6 +35,7 @@ from zeta_guard.authorization_server.spending import ended_session, proof_claim,
 from zeta_guard.authorization_server.successor import open_answer, seal_answer
 from zeta_guard.errors import ZetaError
 from zeta_guard.jose.dpop import DpopProof
+from zeta_guard.jose.jws import CompactJws
 from zeta_guard.store.contract import Claim, RotateOutcome, RotateStatus, Session, block_subject
 from zeta_guard.trust.certificate import parse_smcb_certificate
 from zeta_guard.trust.contract import SmcbCertificate, SmcbIdentity
@@ -35,17 +43,35 @@ from zeta_guard.trust.contract import SmcbCertificate, SmcbIdentity
 
 async def refresh_tokens(deps: Dependencies, request: FormRequest) -> bytes:
     """The answer. Reuse of a refresh token counts only after assertion, proof, client and key have matched."""
+    charges = charges_of(deps, request.now)
+    try:
+        return await _refresh(deps, request, charges)
+    except ZetaError:
+        await charges.pay()
+        raise
+
+
+async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -> bytes:
     config, now, form = deps.config, request.now, request.form
 
-    assertion = await authenticate_client(deps, request, read_token_assertion(deps, request))
+    unverified = read_token_assertion(deps, request)
+    parsed = _parsed(deps, request)
+    leaf = deps.leaves.get(unverified.client_id)
+    found = await deps.store.look_up(
+        unverified.client_id,
+        session_id=named_session(parsed) if isinstance(parsed, CompactJws) else None,
+        cached=deps.trust.answer_keys(leaf) if leaf is not None else (),
+        now=now,
+    )
+    assertion = authenticated(deps, request, unverified, found.client)
     client = assertion.client
     proof = verify_token_proof(deps, request)
-    presented = _presented(deps, request, client.client_id, proof)
+    presented = _presented(deps, request, parsed, client.client_id, proof)
     nonce = deps.mint.check(proof.nonce or "", epoch=deps.store.epoch, now=now)
     statement = _statement(deps, assertion, nonce, now)
-    await charge(deps, f"client:{client.client_id}", config.rate_limits.token_per_client, now=now)
+    charges.owe(f"client:{client.client_id}", config.rate_limits.token_per_client)
 
-    session = await deps.store.get_session(presented.session_id, now=now)
+    session = found.session
     claims = _claims(deps, request, assertion, proof, nonce, statement)
     subjects: tuple[str, ...] = (
         block_subject("session", presented.session_id),
@@ -53,7 +79,7 @@ async def refresh_tokens(deps: Dependencies, request: FormRequest) -> bytes:
     )
     if session is None or session.client_id != client.client_id or session.jkt != proof.jkt:
         # Why it is gone, the block says, if there is one.
-        await _spend(deps, request, claims, subjects, client.client_id)
+        await _spend(deps, request, claims, subjects, client.client_id, charges)
         raise _gone()
     content = deps.sealer.open(session)
     statement = statement or content.statement
@@ -65,11 +91,13 @@ async def refresh_tokens(deps: Dependencies, request: FormRequest) -> bytes:
 
     if presented.jti != session.refresh_jti:
         # It was rotated before. The successor is answered again or the session ends; nothing new is granted.
-        await _spend(deps, request, claims, subjects, client.client_id)
+        await _spend(deps, request, claims, subjects, client.client_id, charges)
         return await _answer_again(deps, request, session, presented)
 
-    identity = await _prove_again(deps, session, certificate, institution, now)
-    await _spend(deps, request, claims, subjects, client.client_id)
+    known = found.cached if leaf == certificate.fingerprint else None
+    identity = await _prove_again(deps, session, certificate, institution, charges, known, now)
+    deps.leaves.put(client.client_id, certificate.fingerprint)
+    await _spend(deps, request, claims, subjects, client.client_id, charges)
     permission = await _ask_again(deps, request, session, content, identity, institution, statement, scopes)
 
     audience = _within(permission.audience, content)
@@ -102,19 +130,27 @@ async def refresh_tokens(deps: Dependencies, request: FormRequest) -> bytes:
         revision=permission.revision,
         request_id=request.facts.request_id,
     )
-    return await _rotate(deps, request, session, presented, tokens)
+    return await _rotate(deps, request, session, presented, tokens, found.seen)
 
 
-def _presented(deps: Dependencies, request: FormRequest, client_id: str, proof: DpopProof) -> OwnToken:
+def _parsed(deps: Dependencies, request: FormRequest) -> CompactJws | ZetaError:
+    """The refresh token taken apart, or why it cannot be: that is said after client and proof have been judged."""
     token = request.form.get("refresh_token")
     if token is None:
-        raise ZetaError("invalid_request", "'refresh_token' is missing", stage="refresh_token")
+        return ZetaError("invalid_request", "'refresh_token' is missing", stage="refresh_token")
+    try:
+        return parse_refresh_token(token, max_bytes=deps.config.limits.jwt)
+    except ZetaError as error:
+        return error
+
+
+def _presented(
+    deps: Dependencies, request: FormRequest, parsed: CompactJws | ZetaError, client_id: str, proof: DpopProof
+) -> OwnToken:
+    if isinstance(parsed, ZetaError):
+        raise parsed
     presented = verify_refresh_token(
-        token,
-        issuer=deps.endpoints.issuer,
-        keys=deps.signing_keys.public(request.now),
-        now=request.now,
-        max_bytes=deps.config.limits.jwt,
+        parsed, issuer=deps.endpoints.issuer, keys=deps.signing_keys.public(request.now), now=request.now
     )
     if presented.client_id != client_id:
         raise REFRESH_SLOT.refuse("was issued to another client")
@@ -168,9 +204,16 @@ def _claims(
 
 
 async def _spend(
-    deps: Dependencies, request: FormRequest, claims: tuple[Claim, ...], subjects: tuple[str, ...], client_id: str
+    deps: Dependencies,
+    request: FormRequest,
+    claims: tuple[Claim, ...],
+    subjects: tuple[str, ...],
+    client_id: str,
+    charges: Charges,
 ) -> None:
-    await spend(deps.store, claims, subjects, facts=request.facts, events=deps.events, client_id=client_id)
+    await spend(
+        deps.store, claims, subjects, facts=request.facts, events=deps.events, client_id=client_id, charges=charges
+    )
 
 
 def check_target(form: Mapping[str, str], content: SessionContent, audiences: Audiences) -> None:
@@ -200,10 +243,16 @@ def _within(audience: tuple[str, ...], content: SessionContent) -> tuple[str, ..
 
 
 async def _prove_again(
-    deps: Dependencies, session: Session, certificate: SmcbCertificate, institution: Institution, now: float
+    deps: Dependencies,
+    session: Session,
+    certificate: SmcbCertificate,
+    institution: Institution,
+    charges: Charges,
+    cached: Mapping[str, bytes] | None,
+    now: float,
 ) -> SmcbIdentity:
     try:
-        return await prove_institution(deps, certificate, institution, now=now)
+        return await prove_institution(deps, certificate, institution, charges, cached=cached, now=now)
     except ZetaError as error:
         if error.code == "invalid_grant":
             await end_known_session(deps, session, reason="terminated", cause="certificate", now=now)
@@ -242,7 +291,7 @@ async def _ask_again(
 
 
 async def _rotate(
-    deps: Dependencies, request: FormRequest, session: Session, presented: OwnToken, tokens: TokenSet
+    deps: Dependencies, request: FormRequest, session: Session, presented: OwnToken, tokens: TokenSet, seen: object
 ) -> bytes:
     token = request.form["refresh_token"]
     lifetimes = deps.config.authorization_server.lifetimes
@@ -253,10 +302,11 @@ async def _rotate(
         jkt=session.jkt,
         sealed_answer=seal_answer(token, tokens.body, session_id=session.session_id),
         grace=lifetimes.refresh_grace,
+        seen=seen,
+        client_ttl=lifetimes.idle_client,
         now=request.now,
     )
     if outcome.status is RotateStatus.WON:
-        await deps.store.touch_client(session.client_id, ttl=lifetimes.idle_client, now=request.now)
         return tokens.body
     return _not_won(deps, request, session, outcome)
 
