@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.policy.document import Client, DpopKey, Institution, request_document
 from zeta_guard.tokens.access_token import AccessToken
 
@@ -156,3 +159,31 @@ def test_a_query_of_thousands_of_parameters_is_refused() -> None:
     with pytest.raises(ZetaError) as refused:
         request(query="&".join(f"a{number}=1" for number in range(1001)))
     assert refused.value.code == "invalid_request"
+
+
+PAGE = Path(__file__).parents[2] / "policies" / "input.md"
+
+
+def named_members(heading: str) -> set[str]:
+    """Members in the first column of the page's table below a heading."""
+    section = PAGE.read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {member for row in rows for member in re.findall(r"`([^`]+)`", row)}
+
+
+def members(value: JsonValue, path: str = "") -> set[str]:
+    if isinstance(value, dict) and value and path not in ("token", "popp", "request.query"):
+        return {name for key, inner in value.items() for name in members(inner, f"{path}.{key}".removeprefix("."))}
+    return {path}
+
+
+def test_the_page_for_policy_authors_names_exactly_the_members_of_the_token_question(practice: Ask) -> None:
+    client = Client("c", "product", "linux", "software", "p", "1", 1, 2, "Linux", "6", "x86_64", True, DpopKey(1, 2, 3))
+    organisation = Institution("1-2", "1.2.276.0.76.4.50", "X", "Y")
+    full = practice(resource="https://x/", previous_address="192.0.2.1", client=client, institution=organisation)
+    assert members(full) == named_members("The token question")
+
+
+def test_the_page_for_policy_authors_names_exactly_the_members_of_the_request_question() -> None:
+    document = request(popp={"actorId": "x"}, token=replace(TOKEN, organization_name="Y"))
+    assert members(document) == named_members("The request question")
