@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import orjson
@@ -61,7 +62,23 @@ def test_a_content_under_a_secret_that_is_gone_wants_a_new_exchange() -> None:
 def test_what_a_newer_version_wrote_is_neither_guessed_at_nor_ended() -> None:
     place = orjson.dumps(["session", "s1", "c1", "jkt"])
     (key,) = Secrets((NEW,)).derive("session")
-    inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place))
+    inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place).partition(b"\n")[0])
     newer = Sealer((key,)).seal(orjson.dumps({**inside, "version": inside["version"] + 1}), place)
     error = refusal(replace(EMPTY, sealed=newer))
     assert (error.code, error.status) == ("temporarily_unavailable", 503)
+
+
+def test_what_the_version_before_wrote_is_read() -> None:
+    place = orjson.dumps(["session", "s1", "c1", "jkt"])
+    (key,) = Secrets((NEW,)).derive("session")
+    inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place).partition(b"\n")[0])
+    older = {**inside, "version": 1, "leaf": base64.b64encode(CONTENT.leaf).decode()}
+    assert SessionSealer(Secrets((NEW,))).open(
+        replace(EMPTY, sealed=Sealer((key,)).seal(orjson.dumps(older), place))
+    ) == replace(CONTENT)
+
+
+@pytest.mark.parametrize("leaf", [b"\n", b"\n\n0\n", b'{"version":3}\n', bytes(range(256))])
+def test_a_certificate_of_any_bytes_comes_back_as_it_was(leaf: bytes) -> None:
+    content = replace(CONTENT, leaf=leaf)
+    assert SessionSealer(Secrets((NEW,))).open(sealed(content)) == content

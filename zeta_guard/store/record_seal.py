@@ -16,11 +16,20 @@ import orjson
 from zeta_guard.store.contract import Client, ClientState, Session
 from zeta_guard.store.session_record import SessionRecord
 
-SCHEMA: Final = 1
-"""Version written. A release that writes N reads N and N-1."""
+PLAIN: Final = 1
+"""Version of records that are JSON alone."""
 
+WITH_TAIL: Final = 2
+"""Version of records that are JSON, a line end, and bytes as they are: base64 of a session's two cost more than its MAC.
+
+A release that writes a version reads the one before it too.
+"""
+
+_PLAIN: Final = bytes((PLAIN,))
+_WITH_TAIL: Final = bytes((WITH_TAIL,))
 _MAC_BYTES: Final = 32
-_SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session))
+_LENGTH_BYTES: Final = 4
+_SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session) if member.name != "sealed")
 
 
 class RecordSeal:
@@ -31,24 +40,34 @@ class RecordSeal:
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys: Final = tuple(keys)
 
-    def seal(self, name: bytes, content: dict[str, Any]) -> bytes:
-        """Version, MAC, JSON."""
-        body = bytes((SCHEMA,)) + orjson.dumps(content)
-        return body[:1] + _mac(self._keys[0], name, body) + body[1:]
+    def seal(self, name: bytes, content: dict[str, Any], tail: bytes | None = None) -> bytes:
+        """Version, MAC, JSON, and where there is one the tail."""
+        if tail is None:
+            version, body = _PLAIN, orjson.dumps(content)
+        else:
+            version, body = _WITH_TAIL, orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE) + tail
+        return version + _mac(self._keys[0], name, version, body) + body
 
-    def open(self, name: bytes, sealed: bytes) -> dict[str, Any] | None:
-        """The content, or None when this guard did not write it under this name."""
-        if len(sealed) <= 1 + _MAC_BYTES or sealed[0] != SCHEMA:
+    def open(self, name: bytes, sealed: bytes) -> tuple[dict[str, Any], bytes | None] | None:
+        """Content and tail, or None when this guard did not write it under this name."""
+        version = sealed[:1]
+        if len(sealed) <= 1 + _MAC_BYTES or version not in (_PLAIN, _WITH_TAIL):
             return None
-        mac, body = sealed[1 : 1 + _MAC_BYTES], sealed[:1] + sealed[1 + _MAC_BYTES :]
-        if not any(hmac.compare_digest(mac, _mac(key, name, body)) for key in self._keys):
+        mac, body = sealed[1 : 1 + _MAC_BYTES], sealed[1 + _MAC_BYTES :]
+        for key in self._keys:
+            if hmac.compare_digest(mac, _mac(key, name, version, body)):
+                break
+        else:
             return None
-        content: dict[str, Any] = orjson.loads(body[1:])
-        return content
+        if version == _PLAIN:
+            return orjson.loads(body), None
+        # No JSON of ours has a line end inside.
+        content, _, tail = body.partition(b"\n")
+        return orjson.loads(content), tail
 
 
-def _mac(key: bytes, name: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, len(name).to_bytes(4, "big") + name + body, "sha256")
+def _mac(key: bytes, name: bytes, version: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, b"".join((len(name).to_bytes(4, "big"), name, version, body)), "sha256")
 
 
 def client_content(client: Client) -> dict[str, Any]:
@@ -61,26 +80,20 @@ def read_client(content: dict[str, Any], last_used_at: int) -> Client:
     return Client(**{**content, "state": ClientState(content["state"]), "last_used_at": last_used_at})
 
 
-def session_content(record: SessionRecord) -> dict[str, Any]:
-    """A session as JSON."""
+def session_content(record: SessionRecord) -> tuple[dict[str, Any], bytes]:
+    """A session as JSON and tail: the length of its sealed part (4 bytes, big endian), that part, the sealed answer."""
     session = record.session
-    # Written out: asdict copies every value by recursion, at each refresh.
     content: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_MEMBERS}
-    content["sealed"] = base64.b64encode(session.sealed).decode()
-    return {
-        "session": content,
-        "previous_jti": record.previous_jti,
-        "rotated_at": record.rotated_at,
-        "sealed_answer": base64.b64encode(record.sealed_answer).decode(),
-    }
+    tail = len(session.sealed).to_bytes(_LENGTH_BYTES, "big") + session.sealed + record.sealed_answer
+    return {"session": content, "previous_jti": record.previous_jti, "rotated_at": record.rotated_at}, tail
 
 
-def read_session(content: dict[str, Any]) -> SessionRecord:
-    """The session."""
-    session = {**content["session"], "sealed": base64.b64decode(content["session"]["sealed"])}
-    return SessionRecord(
-        Session(**session),
-        content["previous_jti"],
-        content["rotated_at"],
-        base64.b64decode(content["sealed_answer"]),
-    )
+def read_session(content: dict[str, Any], tail: bytes | None) -> SessionRecord:
+    """The session; without a tail one of the version before."""
+    if tail is None:
+        sealed, answer = base64.b64decode(content["session"]["sealed"]), base64.b64decode(content["sealed_answer"])
+    else:
+        end = _LENGTH_BYTES + int.from_bytes(tail[:_LENGTH_BYTES], "big")
+        sealed, answer = tail[_LENGTH_BYTES:end], tail[end:]
+    session = Session(**{**content["session"], "sealed": sealed})
+    return SessionRecord(session, content["previous_jti"], content["rotated_at"], answer)

@@ -179,7 +179,7 @@ class RedisClients:
         content = self._seal.open(self._key(client_id), sealed)
         if content is None or float(ends) <= now:
             return None, sealed
-        return read_client(content, int(float(used))), sealed
+        return read_client(content[0], int(float(used))), sealed
 
     def _write(self, step: GuardedCommands, client: Client, *, ttl: int, now: float) -> None:
         key, index = self._key(client.client_id), self._index(client.key_thumbprint)

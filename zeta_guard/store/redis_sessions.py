@@ -53,7 +53,7 @@ class RedisSessions:
         step = GuardedCommands()
         if seen is not None and not self._clients.touch_in(step, seen, ttl=client_ttl, now=now):
             return False
-        step.do("SET", key, self._seal.seal(key, session_content(SessionRecord(session))), "PX", life)
+        step.do("SET", key, self._seal.seal(key, *session_content(SessionRecord(session))), "PX", life)
         for index in self._indexes(session):
             step.do("ZREMRANGEBYSCORE", index, "-inf", now)
             step.do("ZADD", index, session.expires_at, session.session_id)
@@ -101,7 +101,7 @@ class RedisSessions:
                 self._end(step, found.record, session_id, REUSE_REASON, AFTERLIFE_SECONDS, now)
             elif rotation.record is not None:
                 life = max(1, int((rotation.record.session.expires_at - now) * 1000))
-                step.do("SET", key, self._seal.seal(key, session_content(rotation.record)), "PX", life)
+                step.do("SET", key, self._seal.seal(key, *session_content(rotation.record)), "PX", life)
                 if client_ttl is not None and seen is not None:
                     touched = self._clients.touch_in(step, seen[1], ttl=client_ttl, now=now)
             else:
@@ -178,7 +178,7 @@ class RedisSessions:
         content = self._seal.open(self._key(session_id), reply)
         if content is None:
             return None, reply
-        record = read_session(content)
+        record = read_session(*content)
         return (record if record.session.expires_at > now else None), reply
 
     def _end(

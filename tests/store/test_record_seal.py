@@ -1,0 +1,63 @@
+"""Sealed records: what one version writes, it and the next one read; nothing else is believed."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeta_guard.store.contract import Session
+from zeta_guard.store.record_seal import RecordSeal, read_session, session_content
+from zeta_guard.store.session_record import SessionRecord
+
+NEW, OLD = b"n" * 32, b"o" * 32
+SESSION = Session("s", "c", "inst", "jkt", "j1", 1_800_000_000, 1_800_003_600, b"\n\x00\xff sealed", "product")
+RECORD = SessionRecord(SESSION, "j0", 1_800_000_100.25, b"\n answer")
+
+
+def test_a_session_comes_back_as_it_was_under_either_key() -> None:
+    for key in (NEW, OLD):
+        opened = RecordSeal((NEW, OLD)).open(b"s", RecordSeal((key,)).seal(b"s", *session_content(RECORD)))
+        assert opened is not None
+        assert read_session(*opened) == RECORD
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_sealed_part_and_answer_are_told_apart_whatever_they_hold(sealed: bytes, answer: bytes) -> None:
+    record = SessionRecord(Session("s", "c", "i", "k", "j", 1, 2, sealed), "p", 1.0, answer)
+    opened = RecordSeal((NEW,)).open(b"s", RecordSeal((NEW,)).seal(b"s", *session_content(record)))
+    assert opened is not None
+    assert read_session(*opened) == record
+
+
+def test_a_session_of_the_version_before_is_read() -> None:
+    session = {name: getattr(SESSION, name) for name in Session.__dataclass_fields__}
+    content = {
+        "session": {**session, "sealed": base64.b64encode(SESSION.sealed).decode()},
+        "previous_jti": RECORD.previous_jti,
+        "rotated_at": RECORD.rotated_at,
+        "sealed_answer": base64.b64encode(RECORD.sealed_answer).decode(),
+    }
+    body = b"\x01" + orjson.dumps(content)
+    mac = hmac.digest(NEW, (1).to_bytes(4, "big") + b"s" + body, "sha256")
+    opened = RecordSeal((NEW,)).open(b"s", body[:1] + mac + body[1:])
+    assert opened is not None
+    assert read_session(*opened) == RECORD
+
+
+@pytest.mark.parametrize("tail", [None, b"", b"tail"])
+def test_a_record_is_believed_only_as_it_is_and_under_its_own_name(tail: bytes | None) -> None:
+    seal = RecordSeal((NEW,))
+    sealed = seal.seal(b"s", {"a": 1}, tail)
+    assert seal.open(b"s", sealed) == ({"a": 1}, tail)
+    assert seal.open(b"t", sealed) is None
+    assert RecordSeal((OLD,)).open(b"s", sealed) is None
+    for place in range(len(sealed)):
+        changed = sealed[:place] + bytes((sealed[place] ^ 3,)) + sealed[place + 1 :]
+        assert seal.open(b"s", changed) is None, place
+    for length in range(len(sealed)):
+        assert seal.open(b"s", sealed[:length]) is None, length
