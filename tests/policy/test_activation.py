@@ -266,6 +266,13 @@ async def test_an_address_list_that_would_block_nobody_is_refused(run_policy: An
             pass
 
 
+async def test_a_list_of_institutions_that_would_block_nobody_is_refused(run_policy: Any3, release: Release, variant: Any3) -> None:  # fmt: skip
+    release.publish(variant(lambda data: data["users"].update(blocked={"1-2012345678 ": "stolen"})))
+    with pytest.raises(ConfigurationError, match="no Telematik-ID"):
+        async with run_policy({"token": release.section}):
+            pass
+
+
 async def test_a_folder_with_a_built_bundle_is_a_source(run_policy: Any3, tmp_path: Path, demo: Bundle) -> None:
     for name, content in demo.files.items():
         path = tmp_path / "folder" / name

@@ -18,6 +18,7 @@ from zeta_guard.policy.bundle import SIGNATURES, BundleError, read_archive, read
 from zeta_guard.policy.opa_binary import find_opa
 from zeta_guard.policy.prefix_list import canonical_prefix, check_prefix_lists
 from zeta_guard.policy.signature import sign, verify
+from zeta_guard.policy.user_list import check_user_lists
 from zeta_guard.policy.workbench import open_bundle
 
 Any3 = Callable[..., Any]
@@ -138,6 +139,30 @@ def test_an_address_list_that_blocks_nobody_is_refused(tmp_path: Path, blocked: 
     folder = sources(tmp_path / "s")
     (folder / "data.json").write_text(f'{{"addresses": {{"blocked": {blocked}}}}}')
     with pytest.raises(BundleError, match=message):
+        build(folder)
+
+
+@pytest.mark.parametrize("name", ["blocked", "allowed"])
+@pytest.mark.parametrize("key", ["", " 1-2012345678", "1-2012345678 ", "1-2012\u00a0345678", "1-2012345678\n"])
+def test_a_list_of_institutions_that_finds_nobody_is_refused_without_naming_anybody(name: str, key: str) -> None:
+    with pytest.raises(BundleError, match=rf"data\.users\.{name}: entry 2") as refused:
+        check_user_lists({"users": {name: {"1-2012345678": "why", key: "why"}}})
+    assert "2012" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "users",
+    [None, [], {}, {"blocked": []}, {"blocked": {}}, {"blocked": {"1-2012345678": "stolen", "9-2.58.00000040": 1}}],
+)
+def test_other_lists_of_institutions_are_let_be(users: Any) -> None:
+    check_user_lists({"users": users})
+
+
+@pytest.mark.opa
+def test_a_build_looks_at_the_list_of_institutions(tmp_path: Path) -> None:
+    folder = sources(tmp_path / "s")
+    (folder / "data.json").write_text('{"users": {"blocked": {"1-2012345678 ": "stolen"}}}')
+    with pytest.raises(BundleError, match="no Telematik-ID"):
         build(folder)
 
 

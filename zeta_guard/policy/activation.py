@@ -12,6 +12,7 @@ from zeta_guard.config.policy import EmbeddedEngine
 from zeta_guard.policy.bundle import MODULE, Bundle, BundleError
 from zeta_guard.policy.prefix_list import check_prefix_lists
 from zeta_guard.policy.signature import verify
+from zeta_guard.policy.user_list import check_user_lists
 from zeta_guard.policy.wasm import MissingBuiltinError, SandboxError, WasmPolicy
 
 BUILD_COMMAND: Final = "zeta-guard policy build SRC -o OUT.tar.gz --sign KEY.pem --key-id ID"
@@ -64,6 +65,7 @@ class Gatekeeper:
             )
         document = bundle.document()
         check_prefix_lists(document)
+        check_user_lists(document)
         try:
             policy = WasmPolicy(code, document, memory_bytes=self._config.memory_mebibytes * 1024 * 1024)
             required(policy)

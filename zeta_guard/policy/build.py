@@ -26,6 +26,7 @@ from zeta_guard.policy.opa_binary import run_opa
 from zeta_guard.policy.prefix_list import check_prefix_lists
 from zeta_guard.policy.reason_table import reason_table
 from zeta_guard.policy.staging import staged
+from zeta_guard.policy.user_list import check_user_lists
 
 ENTRYPOINTS: Final = ("policies/zeta/authz/decision", "policies/zeta/request/decision")
 
@@ -88,7 +89,9 @@ def _build(
     files[MANIFEST] = _canonical(document)
     bundle = read_bundle(files)
     _check_time(bundle)
-    check_prefix_lists(bundle.document())
+    document_of_data = bundle.document()
+    check_prefix_lists(document_of_data)
+    check_user_lists(document_of_data)
     return Built(write_archive(files), bundle)
 
 
