@@ -160,7 +160,7 @@ def test_other_lists_of_institutions_are_let_be(users: Any) -> None:
 
 @pytest.mark.opa
 def test_a_build_looks_at_the_list_of_institutions(tmp_path: Path) -> None:
-    folder = sources(tmp_path / "s")
+    folder = sources(tmp_path / "s", manifest={"revision": "s1", "roots": ["policies/zeta", "users"]})
     (folder / "data.json").write_text('{"users": {"blocked": {"1-2012345678 ": "stolen"}}}')
     with pytest.raises(BundleError, match="no Telematik-ID"):
         build(folder)
