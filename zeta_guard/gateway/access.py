@@ -19,7 +19,7 @@ from zeta_guard.gateway.popp import PoppToken, PoppVerifier
 from zeta_guard.gateway.route import Route, RouteTable, check_method
 from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
-from zeta_guard.jose.dpop import verify_dpop_proof
+from zeta_guard.jose.dpop import PROOF_KIND, proof_life, verify_dpop_proof
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.token_hash import token_hash
 from zeta_guard.store.claim_key import claim_key
@@ -28,10 +28,15 @@ from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
 from zeta_guard.tokens.verifier import SLOT, AccessTokenVerifier, MissingKey
 
 _KNOWN_HOLDERS: Final = 10_000
+# Text that comes again is the same object again, and found by it without being read.
+_tokens: Final[Recent[str, str]] = Recent(4096)
+_LONGEST_KNOWN: Final = 4096
 # As long as the verifier hands out the same token.
 _KNOWN_SECONDS: Final = 60
 _DPOP: Final = "dpop"
 _HASHER: Final = hashlib.sha256()
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class AccessCheck:
         self._leeway: Final = config.gateway.token_leeway
         self._skew: Final = config.limits.skew
         self._proof_age: Final = config.limits.proof_age
+        self._proof_life: Final = proof_life(past=self._proof_age, ahead=self._skew)
         self._audiences: Final[Mapping[str, tuple[str, ...]]] = {
             issuer.issuer: issuer.audiences for issuer in config.gateway.issuers if issuer.audiences
         }
@@ -153,15 +159,9 @@ class AccessCheck:
             if isinstance(checked, MissingKey):
                 return MissingKeys("popp", checked.issuer, checked.kid, route)
             popp = checked
-        remembered = proof.claim(past=self._proof_age, ahead=self._skew)
-        return Grant(
-            route,
-            holder,
-            popp,
-            (Claim(claim_key(remembered.kind, *remembered.parts), remembered.dated, remembered.ttl, "DPoP proof"),),
-            holder.subjects,
-            _fingerprint(facts, text),
-        )
+        key = claim_key(PROOF_KIND, proof.jkt, proof.jti)
+        claim = _new(Claim, (key, float(proof.issued_at), self._proof_life, "DPoP proof"))
+        return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, text)))
 
     def _check_token(self, token: AccessToken, route: Route, now: float) -> None:
         if now >= token.expires_at + self._leeway:
@@ -228,14 +228,21 @@ def read_authorization(values: Sequence[str]) -> str:
             else "The request has several Authorization headers; exactly one is expected.",
             stage="authorization",
         )
-    scheme, separator, token = values[0].strip(" \t").partition(" ")
+    value = values[0]
+    known = _tokens.get(value)
+    if known is not None:
+        return known
+    scheme, separator, token = value.strip(" \t").partition(" ")
     if scheme.lower() != _DPOP or not separator:
         raise ZetaError(
             "invalid_token",
             "The scheme of Authorization must be DPoP, followed by the access token.",
             stage="authorization",
         )
-    return token.lstrip(" ")
+    token = token.lstrip(" ")
+    if len(value) <= _LONGEST_KNOWN:
+        _tokens.put(value, token)
+    return token
 
 
 def check_address(holder: Holder, address: IPAddress | None) -> None:

@@ -113,6 +113,8 @@ class Gateway:
         )
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self._draining = False
+        self.keeps_alive = True
+        """Whether connections stay open after the next answer."""
 
     def _build_backends(self, table: RouteTable, loop: asyncio.AbstractEventLoop) -> dict[Route, Backend]:
         backends: dict[Route, Backend] = {}
@@ -161,11 +163,13 @@ class Gateway:
     async def drain(self) -> None:
         """Close WebSockets with 1001 and let client connections end after their next answer."""
         self._draining = True
+        self.keeps_alive = False
         await self._sockets.drain()
 
     async def close(self) -> None:
         """Stop everything. What is still open is cut."""
         self._draining = True
+        self.keeps_alive = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -305,14 +309,15 @@ class Gateway:
         """Count a refusal; tell the security log what kind of attack it may be."""
         report_refusal(error, route, self._metrics, self._events, facts.request_id)
 
-    @property
-    def keeps_alive(self) -> bool:
-        """Whether connections stay open after the next answer."""
-        return not self._draining
-
     def rate_lines(self, bucket: Bucket) -> bytes:
         """The header lines about the rate limit."""
-        return _rate_lines(bucket) if self._limited else b""
+        if not self._limited:
+            return b""
+        return b"X-Rate-Limit-Limit: %d\r\nX-Rate-Limit-Remaining: %d\r\nX-Rate-Limit-Reset: %d\r\n" % (
+            bucket.limit,
+            bucket.remaining,
+            bucket.reset,
+        )
 
     def _answer_metadata(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         bucket = self._buckets.take("metadata", facts.client_address, facts.now)
@@ -495,11 +500,3 @@ def _check_expectation(facts: RequestFacts) -> None:
         raise ZetaError(
             "invalid_request", "The only expectation that is met is 100-continue.", status=417, stage="http"
         )
-
-
-def _rate_lines(bucket: Bucket) -> bytes:
-    return b"X-Rate-Limit-Limit: %d\r\nX-Rate-Limit-Remaining: %d\r\nX-Rate-Limit-Reset: %d\r\n" % (
-        bucket.limit,
-        bucket.remaining,
-        bucket.reset,
-    )

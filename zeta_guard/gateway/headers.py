@@ -65,6 +65,8 @@ _HANDSHAKE: Final = Treatment.HANDSHAKE
 _LENGTH: Final = Treatment.LENGTH
 _TRANSFER: Final = Treatment.TRANSFER
 _MOST_DIGITS: Final = 18
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _COLON: Final = b": "
 _END: Final = b"\r\n"
 _NOTHING: Final[frozenset[bytes]] = frozenset()
@@ -234,18 +236,20 @@ def sort_plain_request(request: PlainRequest, *, peer_trusted: bool) -> Inbound:
     kept: list[bytes] = []
     host = b""
     for line in request.lines:
-        treatment = line.treatment
+        name = line.name
+        treatment = name.treatment
         if treatment < 0:
-            treatment = line.treatment = request_treatment(line.pair[0])
-            if treatment is _KEEP:
-                line.kept = b"%b: %b\r\n" % line.pair
+            treatment = name.treatment = request_treatment(line.pair[0])
         if treatment is _KEEP:
-            kept.append(line.kept)
+            piece = line.kept
+            if not piece:
+                piece = line.kept = b"%b: %b\r\n" % line.pair
+            kept.append(piece)
         elif treatment is _HOST:
             host = line.pair[1]
         elif treatment not in _DROPPED:
             return sort_request_headers(request.raw_headers, peer_trusted=peer_trusted)
-    return Inbound(b"".join(kept), [], [], [], host, 0)
+    return _new(Inbound, (b"".join(kept), [], [], [], host, 0))
 
 
 def _without(

@@ -11,6 +11,7 @@ import math
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
+from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -39,6 +40,8 @@ _VIEW: Final = memoryview(_BUFFER)
 _READ_AHEAD: Final = 262_144
 _WRITE_AHEAD: Final = 262_144
 _NO_BODY: Final = frozenset({204, 205, 304})
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 
 
 class Fault(StrEnum):
@@ -273,14 +276,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._watch.drop(self)
         self.busy = False
         self.observer = None
-        now = self._loop.time()
+        now = monotonic()
         pool = self.pool
         transport = self.transport
         if transport is None:
             return now
         if not self.complete:
             transport.abort()
-        elif pool is not None and self._keep_alive and not self.dirty and not transport.is_closing():
+        elif pool is not None and self._keep_alive and not self.dirty:
+            # One that is closing is found out when it is taken.
             pool.give_back(self, now)
         else:
             transport.close()
@@ -339,11 +343,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if not self._head_only and (plain := read_plain_answer(bytes(data))) is not None:
                 # The parser has not seen it and stands where it stood: before an answer.
                 status, reason, outgoing, body, self._keep_alive = plain
-                self.response = ResponseHead(status, reason, [], outgoing, outgoing.length, True)
+                self.response = _new(ResponseHead, (status, reason, [], outgoing, outgoing.length, True))
                 if body:
                     self._chunks.append(body)
                 self.complete = True
-                self._wake()
+                if self.observer is not None:
+                    self.observer()
+                else:
+                    self._wake()
                 return
         if self.response is None:
             self._fed += nbytes

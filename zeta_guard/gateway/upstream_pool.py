@@ -79,7 +79,8 @@ class UpstreamPool:
         idle = self._idle
         while idle:
             connection = idle[-1]
-            if not connection.open:
+            transport = connection.transport
+            if transport is None or transport.is_closing():
                 idle.pop()
                 continue
             if not repeatable and self._loop.time() - connection.idle_since > FRESH_SECONDS:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from ipaddress import IPv4Address
 from math import ceil
-from typing import Literal
+from typing import Final, Literal
 
 from zeta_guard.config.limits import Rate, RateLimits
 from zeta_guard.errors import ZetaError
@@ -22,6 +22,8 @@ _SMALLEST_BURST = 10
 """Dividing by workers never takes more than this away: a cold client with its retries may meet a single worker."""
 
 _UNKNOWN = -1
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 
 
 class _Pace:
@@ -96,7 +98,8 @@ class AddressBuckets:
         table.move_to_end(key)
         if len(table) > self._most:
             table.popitem(last=False)
-        return Bucket(True, pace.burst, max(0, int((pace.slack - excess) / pace.interval)), ceil(after), 0)
+        remaining = int((pace.slack - excess) / pace.interval)
+        return _new(Bucket, (True, pace.burst, remaining if remaining > 0 else 0, ceil(after), 0))
 
     def _find_network(self, address: IPAddress) -> tuple[_Pace, str] | None:
         found = None

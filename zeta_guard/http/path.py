@@ -95,6 +95,11 @@ _cached = lru_cache(maxsize=CACHED_PATHS)(_compute)
 
 
 def canonical_target(raw_target: str) -> tuple[CanonicalPath, str]:
+    """As :func:`split_target`; short targets are remembered."""
+    return _cached_target(raw_target) if len(raw_target) <= CACHED_PATH_LENGTH else split_target(raw_target)
+
+
+def split_target(raw_target: str) -> tuple[CanonicalPath, str]:
     """Split a raw request target into canonical path and raw query (without ``?``; empty when there is none).
 
     Raises :class:`ZetaError` 400 ``invalid_request`` for anything but origin-form (RFC 9112 §3.2.1), for bytes that no URI may
@@ -113,3 +118,6 @@ def canonical_target(raw_target: str) -> tuple[CanonicalPath, str]:
     if len(raw) > CACHED_PATH_LENGTH:
         return _compute(raw), query
     return _cached(raw), query
+
+
+_cached_target = lru_cache(maxsize=CACHED_PATHS)(split_target)

@@ -15,6 +15,8 @@ from aiohttp.http import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
+from zeta_guard.jose.recent import Recent
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
 
 _END: Final = b"\r\n\r\n"
 _METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-# Visible ASCII, blank, tab, and the line ends, which are counted.
-_ALLOWED: Final = bytes([9, 10, 13, *range(32, 127)])
+# Visible ASCII, blank and tab.
+_ALLOWED: Final = bytes([9, *range(32, 127)])
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_DIGITS: Final = 18
+
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 
 # What a line means for the reading of the head; each of these may stand there once.
 _HOST: Final = 1
@@ -55,21 +60,39 @@ _MOST_LINES: Final = 4096
 _LONGEST_LINE: Final = 128
 
 
-class Line:
-    """A header line, read. ``treatment`` and ``kept`` are for whoever forwards it to remember what is done with it."""
+class HeaderName:
+    """The name of a header as clients spell it. ``treatment`` is for whoever forwards it to remember what is done with it."""
 
-    __slots__ = ("field", "kept", "mark", "pair", "treatment")
+    __slots__ = ("mark", "secret", "text", "treatment")
 
-    def __init__(self, name: bytes, value: bytes, mark: int) -> None:
-        self.pair = (name, value)
-        self.field = (istr(name.decode("ascii")), value.decode("ascii"))
-        self.mark = mark
+    def __init__(self, name: bytes) -> None:
+        lower = name.lower()
+        self.text = istr(name.decode("ascii"))
+        self.mark = _MARKS.get(lower, 0)
+        self.secret = lower in _SECRET
         self.treatment = -1
         """-1: not known yet."""
+
+
+class Line:
+    """A header line, read. ``kept`` is for whoever forwards it to remember what of it passes."""
+
+    __slots__ = ("field", "kept", "mark", "name", "pair")
+
+    def __init__(self, name: bytes, value: bytes, known: HeaderName) -> None:
+        self.pair = (name, value)
+        self.field = (known.text, value.decode("ascii"))
+        self.name = known
+        self.mark = known.mark
         self.kept = b""
 
 
+_MOST_NAMES: Final = 1024
+_LONGEST_NAME: Final = 64
+_names: dict[bytes, HeaderName] = {}
 _lines: dict[bytes, Line] = {}
+_LONGEST_TOKEN: Final = 4096
+_tokens: Recent[bytes, Line] = Recent(4096)
 
 
 class PlainHead(NamedTuple):
@@ -86,23 +109,22 @@ class PlainHead(NamedTuple):
 
 def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     """The one complete request that ``data`` is; None when it is anything else, which proves nothing against it."""
-    end = data.find(_END)
+    # Most have no body; looking for the end of a head costs more than reading it.
+    end = len(data) - 4 if data.endswith(_END) else data.find(_END)
     if not 0 < end <= limits.request_header:
         return None
-    head = data[:end]
-    lines = head.split(b"\r\n")
+    lines = data[:end].splitlines()
     breaks = len(lines) - 1
-    # Line breaks come in pairs, so that a lone one stands nowhere.
-    if breaks > limits.header_count or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
-        return None
-    if head.translate(None, _ALLOWED):
+    # Every line break is of two bytes, so that a lone one stands nowhere.
+    if breaks > limits.header_count or sum(map(len, lines)) + 2 * breaks != end:
         return None
     first = lines[0]
     words = first.split(b" ")
     if len(words) != 3 or words[2] != b"HTTP/1.1" or len(first) >= limits.request_line - 32:
         return None
     method = _METHODS.get(words[0])
-    if method is None or words[1][:1] != b"/":
+    target = words[1]
+    if method is None or target[:1] != b"/" or target.translate(None, _ALLOWED):
         return None
     seen = 0
     body: bytes | None = None
@@ -112,7 +134,7 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     known = _lines
     del lines[0]
     for text in lines:
-        line = known.get(text) or _read_line(text)
+        line = known.get(text) or _tokens.get(text) or _read_line(text)
         if line is None:
             return None
         mark = line.mark
@@ -138,21 +160,34 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     if not seen & _HOST or (body is None and len(data) != end + 4):
         return None
     headers = CIMultiDictProxy(CIMultiDict(fields))
-    return PlainHead(method, words[1].decode("ascii"), headers, read, body, keep_alive)
+    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive))
 
 
-def _read_line(line: bytes) -> Line | None:
-    name, colon, value = line.partition(b":")
-    if not colon or not _NAME.fullmatch(name):
+def _read_line(text: bytes) -> Line | None:
+    name, colon, value = text.partition(b":")
+    known = _names.get(name)
+    if known is None:
+        if not colon or not _NAME.fullmatch(name):
+            return None
+        known = HeaderName(name)
+        if len(name) <= _LONGEST_NAME:
+            if len(_names) >= _MOST_NAMES:
+                _names.clear()
+            _names[name] = known
+    elif not colon:
         return None
-    value = value.strip(b" \t")
-    lower = name.lower()
-    read = Line(name, value, _MARKS.get(lower, 0))
-    if len(line) <= _LONGEST_LINE and lower not in _SECRET:
+    if value.translate(None, _ALLOWED):
+        return None
+    line = Line(name, value.strip(b" \t"), known)
+    if known.mark is _AUTHORIZATION:
+        # The same token again and again: its text is one object then, and what was found out about it is found by that.
+        if len(text) <= _LONGEST_TOKEN:
+            _tokens.put(text, line)
+    elif len(text) <= _LONGEST_LINE and not known.secret:
         if len(_lines) >= _MOST_LINES:
             _lines.clear()
-        _lines[line] = read
-    return read
+        _lines[text] = line
+    return line
 
 
 class PlainRequest(web.BaseRequest):

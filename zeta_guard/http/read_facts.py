@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,6 +13,8 @@ from zeta_guard.http.address import OriginReader, TrustedProxies, parse_address
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.path import canonical_target
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -65,19 +68,10 @@ class FactsReader:
                 origin = self._origins.read(peer, headers)
                 client = origin.client
                 scheme = origin.scheme or scheme
-        return RequestFacts(
-            request.method,
-            target,
-            path,
-            query,
-            self._public_url + path.raw,
-            headers,
-            peer,
-            trusted,
-            client,
-            scheme,
-            request_id,
-            now,
+        url = self._public_url + path.raw
+        return _new(
+            RequestFacts,
+            (request.method, target, path, query, url, headers, peer, trusted, client, scheme, request_id, now),
         )
 
     def _check_host(self, hosts: list[str] | tuple[()]) -> None:

@@ -34,8 +34,19 @@ MAX_JTI: Final = 256
 _KNOWN_HEADERS: Final = 4096
 _LARGEST_KNOWN_HEADER: Final = 768
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _headers: Recent[bytes, PublicJwk] = Recent(_KNOWN_HEADERS)
 _slots: Final[dict[int, Slot]] = {}
+
+
+PROOF_KIND: Final = "dpop"
+"""Kind of the claims of proofs."""
+
+
+def proof_life(*, past: int, ahead: int, difference: int = 15) -> int:
+    """For how many seconds a proof must be remembered (see :meth:`DpopProof.claim`)."""
+    return past + ahead + difference + 1
 
 
 class ProofClaim(NamedTuple):
@@ -65,7 +76,8 @@ class DpopProof(NamedTuple):
         ``past`` and ``ahead`` are those of :func:`verify_dpop_proof`; ``difference`` is how far the clocks of two replicas may
         be apart. The record outlives the proof everywhere.
         """
-        return ProofClaim("dpop", (self.jkt, self.jti), float(self.issued_at), past + ahead + difference + 1)
+        life = proof_life(past=past, ahead=ahead, difference=difference)
+        return ProofClaim(PROOF_KIND, (self.jkt, self.jti), float(self.issued_at), life)
 
 
 def verify_dpop_proof(
@@ -136,7 +148,7 @@ def verify_dpop_proof(
     # Remembered only now: garbage cannot push out the headers of real clients.
     if known is None and len(header) <= _LARGEST_KNOWN_HEADER:
         _headers.put(header, jwk)
-    return DpopProof(jwk.thumbprint, jti, issued_at, proof_nonce, key)
+    return _new(DpopProof, (jwk.thumbprint, jti, issued_at, proof_nonce, key))
 
 
 def _take_apart(token: str, slot: Slot) -> tuple[bytes, bytes, bytes, bytes]:

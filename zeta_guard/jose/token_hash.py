@@ -6,6 +6,7 @@ import hashlib
 from typing import Final, NamedTuple
 
 from zeta_guard.jose.encoding import b64url_encode
+from zeta_guard.jose.recent import Recent
 
 
 class TokenHash(NamedTuple):
@@ -18,26 +19,23 @@ class TokenHash(NamedTuple):
 _HASHER: Final = hashlib.sha256()
 
 
-class _Latest:
-    __slots__ = ("pair",)
+# Clients send their token again and again; garbage pushes out at most what is quickly hashed again.
+_KNOWN: Final = 4096
+_LONGEST_KNOWN: Final = 4096
 
-    def __init__(self) -> None:
-        # One tuple, replaced as a whole, so that another thread never sees the token of one and the hash of another.
-        self.pair: tuple[str, TokenHash] | tuple[None, None] = (None, None)
-
-
-_latest: Final = _Latest()
+_known: Final[Recent[str, TokenHash]] = Recent(_KNOWN)
 
 
 def token_hash(token: str) -> TokenHash:
-    """The hash of ``token``. Asked twice in a row for the same object, as every request does, it answers from memory."""
-    latest, known = _latest.pair
-    if latest is token and known is not None:
+    """The hash of ``token``; repeated ones are answered from memory."""
+    known = _known.get(token)
+    if known is not None:
         return known
     # Copying a hasher saves OpenSSL the search for the algorithm, which costs as much as hashing.
     hasher = _HASHER.copy()
     hasher.update(token.encode(errors="surrogatepass"))
     digest = hasher.digest()
     result = TokenHash(digest, b64url_encode(digest))
-    _latest.pair = (token, result)
+    if len(token) <= _LONGEST_KNOWN:
+        _known.put(token, result)
     return result

@@ -72,7 +72,8 @@ class Dispatcher:
         """Begin to answer a plain request; what cannot be done at once is handed over to the connection's task."""
         generation = self.generation
         request_id = new_request_id()
-        self._enter(generation)
+        self.in_flight += 1
+        self._running[id(generation)] += 1
         exchange = Exchange(self, protocol, request, generation, request_id)
         protocol.exchange = exchange
         try:

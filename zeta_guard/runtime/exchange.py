@@ -59,7 +59,7 @@ class Exchange:
     def write(self, piece: bytes) -> None:
         """Send to the client. Raises ConnectionResetError when it is gone."""
         transport = self._protocol.transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             raise ConnectionResetError("the client is gone")
         transport.write(piece)
         self.request.written += len(piece)

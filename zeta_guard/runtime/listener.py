@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import HttpVersion11, web
@@ -177,7 +178,9 @@ class GuardProtocol(RequestHandler):
         if not keep_alive or self._close or self._force_close:
             self.transport.close()
             return
-        self._await_next()
+        self._next_keepalive_close_time = monotonic() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._await_next()
         if self._later:
             self._read_later()
 

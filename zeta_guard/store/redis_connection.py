@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, cast
 
 import hiredis
@@ -73,18 +74,14 @@ class RedisConnection(asyncio.Protocol):
         if self._ended:
             raise ConnectionLost
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._queue(command, future)
+        self.queue(command, future)
         return future
 
-    def ask(self, command: bytes, then: Callable[[Reply | ConnectionLost], None]) -> None:
-        """As :meth:`send`, for who goes on in ``then``, at once when the reply comes. It may not raise."""
-        if self._ended:
-            then(ConnectionLost())
-        else:
-            self._queue(command, then)
-
-    def _queue(self, command: bytes, waiting: Waiting) -> None:
-        deadline = self._loop.time() + self._timeout
+    def queue(self, command: bytes, waiting: Waiting) -> None:
+        """Queue a packed command on a connection that has not ended, for a future, or for a callable that goes on at once
+        when the reply comes, or with ConnectionLost. It may not raise."""
+        # What loop.time() is, without a call of Python code.
+        deadline = monotonic() + self._timeout
         self._waiting.append((waiting, deadline))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
@@ -112,7 +109,7 @@ class RedisConnection(asyncio.Protocol):
         try:
             reader.feed(data)
             # Every deadline was its sending time plus the timeout.
-            sent_before = self._loop.time() + self._timeout
+            sent_before = monotonic() + self._timeout
             while (reply := reader.gets()) is not False:
                 if not self._waiting:
                     self.abort()

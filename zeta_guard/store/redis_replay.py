@@ -33,6 +33,8 @@ SETTLING_SECONDS: Final = 5.0
 """After a loss, proofs dated in the future are refused so long: until every process has written back what it knows."""
 
 _BATCH: Final = 500
+_MOST_HEADS: Final = 64
+_MOST_TAILS: Final = 8192
 
 
 class RedisReplayStore:
@@ -61,6 +63,8 @@ class RedisReplayStore:
         self._ahead = ClaimsAhead()
         self._known: dict[str, Block] = {}
         self._known_version = b""
+        self._heads: dict[tuple[int, bytes, int, int], tuple[bytes, bytes, bytes]] = {}
+        self._tails: dict[tuple[str, ...], bytes] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._link!r}, epoch {self._epoch.identity[:8]}, {len(self._known)} blocks)"
@@ -145,7 +149,7 @@ class RedisReplayStore:
             then(ClaimOutcome(ClaimStatus.STALE, stale))
             return
         connection = self._link.current
-        if connection is None:
+        if connection is None or connection.ended:
             then(None)
             return
 
@@ -159,7 +163,7 @@ class RedisReplayStore:
                 # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
                 then(None)
 
-        connection.ask(self._claim_call(claims, subjects, owner, fingerprint, now), replied)
+        connection.queue(self._claim_call(claims, subjects, owner, fingerprint, now), replied)
 
     def _claim_call(
         self, claims: Sequence[Claim], subjects: Sequence[str], owner: str, fingerprint: bytes, now: float
@@ -167,14 +171,7 @@ class RedisReplayStore:
         prefix = self._claim_prefix
         # Whole seconds: a block may last a part of a second longer, never shorter.
         if len(claims) == 1:
-            claim = claims[0]
-            return pack(
-                (
-                    *("EVALSHA", CLAIM.sha, 2, self._epoch_key, prefix + claim.key),
-                    *(self._epoch_value, int(now), owner, fingerprint, claim.ttl, self._blocks_key, self._returned_key),
-                    *subjects,
-                )
-            )
+            return self._one_claim(claims[0], subjects, owner, fingerprint, int(now))
         words: list[Argument] = ["EVALSHA", CLAIM.sha, len(claims) + 1, self._epoch_key]
         words += [prefix + claim.key for claim in claims]
         words += (self._epoch_value, int(now), owner, fingerprint)
@@ -182,6 +179,30 @@ class RedisReplayStore:
         words += (self._blocks_key, self._returned_key)
         words += subjects
         return pack(tuple(words))
+
+    def _one_claim(self, claim: Claim, subjects: Sequence[str], owner: str, fingerprint: bytes, second: int) -> bytes:
+        """The call for a single claim: what is the same for the next one is not packed again."""
+        names = tuple(subjects)
+        tail = self._tails.get(names)
+        if tail is None:
+            tail = b"".join(map(_word, (self._blocks_key, self._returned_key, *(name.encode() for name in names))))
+            if len(self._tails) >= _MOST_TAILS:
+                self._tails.clear()
+            self._tails[names] = tail
+        kind = (len(names), self._epoch_value, second, claim.ttl)
+        head = self._heads.get(kind)
+        if head is None:
+            words = ("EVALSHA", CLAIM.sha, 2, self._epoch_key)
+            front = b"*%d\r\n" % (12 + len(names)) + pack(words).partition(b"\r\n")[2]
+            head = (front, _word(self._epoch_value) + _word(b"%d" % second), _word(b"%d" % claim.ttl))
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            self._heads[kind] = head
+        front, moment, ttl = head
+        return b"%b$%d\r\n%b%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b%b" % (
+            *(front, len(self._claim_prefix) + len(claim.key), self._claim_prefix, claim.key, moment),
+            *(len(owner), owner.encode(), len(fingerprint), fingerprint, ttl, tail),
+        )
 
     async def mark_resendable(self, key: bytes, *, owner: str, fingerprint: bytes) -> None:
         """See the contract."""
@@ -281,6 +302,11 @@ class RedisReplayStore:
                 await self._link.evaluate(RETURN_BLOCKS, call, connection)
         except ConnectionLost:
             raise no_answer() from None
+
+
+def _word(raw: bytes) -> bytes:
+    """A word of a command as Redis reads it (RESP)."""
+    return b"$%d\r\n%b\r\n" % (len(raw), raw)
 
 
 def _server(epoch_value: bytes) -> str:

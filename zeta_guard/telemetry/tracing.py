@@ -93,15 +93,12 @@ class Tracing:
         self._count = count
         self._bound = int(config.traces.sample * 2**32) if config.traces.otlp_url else 0
         self._export: SpanExport | None = None
+        self.exporting = bool(config.traces.otlp_url)
+        """Whether there is a collector; without one nobody sees a span."""
         if config.traces.otlp_url:
             from zeta_guard.telemetry.span_export import SpanExport
 
             self._export = SpanExport(config, count)
-
-    @property
-    def exporting(self) -> bool:
-        """Whether there is a collector; without one nobody sees a span."""
-        return self._export is not None
 
     def start(
         self,
