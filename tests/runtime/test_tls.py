@@ -187,9 +187,38 @@ async def test_plain_http_on_the_tls_port_gets_nothing_and_is_counted(end_tls: E
     assert ended.refused == ["no_tls"]
 
 
+async def test_whoever_leaves_before_the_handshake_is_told_apart(end_tls: End) -> None:
+    ended = await end_tls()
+    for sent in (b"", b"\x16\x03\x01"):
+        _, writer = await asyncio.open_connection("127.0.0.1", ended.port)
+        writer.write(sent)
+        writer.close()
+        await writer.wait_closed()
+    assert (await ended.handshake(ended.client()))[3].endswith(b"https")
+    assert ended.refused == ["closed", "closed"]
+
+
+async def test_a_client_that_does_not_trust_the_certificate_says_so(end_tls: End) -> None:
+    ended = await end_tls()
+
+    def distrust(version: ssl.TLSVersion) -> None:
+        context = ssl.create_default_context()
+        context.minimum_version = context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", ended.port)) as connection:
+            context.wrap_socket(connection, server_hostname="127.0.0.1")
+
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            # In a thread: asyncio drops the alerts of its own clients, too.
+            await asyncio.to_thread(distrust, version)
+    assert (await ended.handshake(ended.client()))[3].endswith(b"https")
+    assert ended.refused == ["alert", "alert"]
+
+
 async def test_a_handshake_that_stalls_is_cut(end_tls: End) -> None:
     ended = await end_tls(seconds=0.1)
     assert await raw(ended.port, b"\x16\x03\x01") == b""
+    assert ended.refused == ["timeout"]
     assert (await ended.handshake(ended.client()))[3].endswith(b"https")
 
 

@@ -26,9 +26,18 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 
 
-def handshake_reason(error: BaseException) -> str:
-    """A stable word for a metric: ``version``, ``suite``, ``group``, ``no_tls`` (something else was spoken) or ``other``."""
-    return _REASONS.get(getattr(error, "reason", None) or "", "other")
+def handshake_reason(error: BaseException | type[BaseException]) -> str:
+    """A stable word for a metric.
+
+    ``version``, ``suite``, ``group``: nothing that both sides speak. ``no_tls``: something else was spoken. ``alert``: the
+    client refused, most often because it does not trust the certificate. ``closed``: it left. Else ``other``.
+    """
+    # For a client that is gone, asyncio hands over the class, not an instance.
+    kind = error if isinstance(error, type) else type(error)
+    if issubclass(kind, ConnectionError | ssl.SSLEOFError):
+        return "closed"
+    reason = getattr(error, "reason", None) or ""
+    return "alert" if "_ALERT_" in reason else _REASONS.get(reason, "other")
 
 
 class AlertingTls(SSLProtocol):
@@ -49,7 +58,7 @@ class AlertingTls(SSLProtocol):
         )
         self._on_refused = on_refused
 
-    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+    def _on_handshake_complete(self, handshake_exc: BaseException | type[BaseException] | None) -> None:
         if handshake_exc is not None:
             transport: Any = self._transport
             outgoing: ssl.MemoryBIO = getattr(self, "_outgoing")  # noqa: B009 - the type stubs do not know it
@@ -59,6 +68,13 @@ class AlertingTls(SSLProtocol):
             self._on_refused(handshake_reason(handshake_exc))
         hidden: Any = super()
         hidden._on_handshake_complete(handshake_exc)
+
+    def _check_handshake_timeout(self) -> None:
+        own: Any = self
+        hidden: Any = super()
+        if own._state.name == "DO_HANDSHAKE":
+            self._on_refused("timeout")
+        hidden._check_handshake_timeout()
 
 
 def behind_tls(
