@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import itertools
+import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,10 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -30,19 +30,23 @@ from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.gateway.app import Gateway
 from zeta_guard.http.outbound import Outbound
 from zeta_guard.http.read_facts import FactsReader
-from zeta_guard.http.refusal import error_response
-from zeta_guard.http.request_id import new_request_id
 from zeta_guard.jose.jwk import public_jwk
 from zeta_guard.jose.jws import KeySigner, sign_es256, sign_jws
 from zeta_guard.jose.sealing import Pseudonymizer, Secrets
 from zeta_guard.policy.contract import Decision, Question, Reason
+from zeta_guard.runtime.dispatch import Dispatcher
 from zeta_guard.runtime.listener import GuardServer
-from zeta_guard.runtime.request_head import check_request_head
+from zeta_guard.runtime.metrics import RuntimeMetrics
+from zeta_guard.store.contract import ReplayStore
 from zeta_guard.store.memory import MemoryStore
+from zeta_guard.telemetry.request_log import RequestLog
 from zeta_guard.telemetry.security_events import SecurityEvents
 from zeta_guard.telemetry.tracing import Tracing
 from zeta_guard.tokens.key_sets import KeySet, LocalKeySet
 from zeta_guard.tokens.verifier import AccessTokenVerifier
+
+if TYPE_CHECKING:
+    from zeta_guard import runtime
 
 NOW = 1_800_000_000.0
 PUBLIC_URL = "https://guard.example"
@@ -329,6 +333,7 @@ class World:
     client: Client
     registry: CollectorRegistry
     port: int
+    dispatcher: Dispatcher
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def head(
@@ -408,23 +413,15 @@ def config_in(directory: Path, routes: Routes, **changes: Any) -> GuardConfig:
     )
 
 
-async def answer_request(
-    request: web.BaseRequest, config: GuardConfig, reader: FactsReader, gateway: Gateway, clock: Clock
-) -> web.StreamResponse:
-    """What the listener does with a request."""
-    request_id = new_request_id()
-    try:
-        message = request._message
-        check_request_head(message.method, message.version, message.path, message.raw_headers, config.limits)
-        facts = reader.read(request, now=clock(), request_id=request_id)
-        return await gateway.handle(request, facts)
-    except ZetaError as error:
-        response = error_response(
-            error, public_url=config.public_url, request_id=request_id, head=request.method == "HEAD"
-        )
-        if error.stage in ("http", "framing", "host", "path"):
-            response.force_close()
-        return response
+@dataclass
+class Generation:
+    """What the dispatcher needs of a generation, without an authorization server."""
+
+    config: GuardConfig
+    gateway: Gateway
+    reader: FactsReader
+    events: SecurityEvents
+    authorization_server: None = None
 
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -467,10 +464,17 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["plain", "parser"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """How requests without surprises come in: in callbacks, or all of them through aiohttp's parser and the task."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
-    """``make_world(routes, **changes)``: a running guard; everything is stopped at the end."""
+async def make_world(tmp_path: Path, clock: Clock, lane: str) -> AsyncIterator[MakeWorld]:
+    """``make_world(routes, **changes)``: a running guard; everything is stopped at the end, and nothing is left over."""
     closing: list[Callable[[], Awaitable[object]]] = []
+    nowhere = os.open(os.devnull, os.O_WRONLY)
 
     async def make(
         routes: Routes,
@@ -478,6 +482,7 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
         key_sets: Mapping[str, KeySet] | None = None,
         issuer: Issuer | None = None,
         tls: ssl.SSLContext | None = None,
+        replay: ReplayStore | None = None,
         **changes: Any,
     ) -> World:
         config = config_in(tmp_path, routes, **changes)
@@ -491,29 +496,38 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
         )
         policy = RulingEngine()
         outbound = Outbound(config.outbound)
+        events = SecurityEvents(registry)
         gateway = Gateway(
             config,
-            replay=store,
+            replay=replay or store,
             verifier=AccessTokenVerifier(sets, max_bytes=config.limits.jwt),
             key_sets=sets,
             policy=policy,
             outbound=outbound,
-            events=SecurityEvents(registry),
+            events=events,
             tracing=Tracing(config.telemetry),
             clock=clock,
             registry=registry,
             pseudonymizer=Pseudonymizer(Secrets.load(config.secret_files)),
         )
         await gateway.start()
-        facts_reader = FactsReader(config)
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            return await answer_request(request, config, facts_reader, gateway, clock)
-
-        server = GuardServer(handle, limits=config.limits, public_url=config.public_url)
+        log = RequestLog(descriptor=nowhere)
+        generation = Generation(config, gateway, FactsReader(config), events)
+        dispatcher = Dispatcher(
+            cast("runtime.generation.Generation", generation),
+            metrics=RuntimeMetrics(CollectorRegistry()),
+            request_log=log,
+            clock=clock,
+        )
+        server = GuardServer(
+            dispatcher.handle,
+            limits=config.limits,
+            public_url=config.public_url,
+            plain=dispatcher if lane == "plain" else None,
+        )
         listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
-        world = World(config, gateway, clock, store, policy, issuer, Client(), registry, port)
+        world = World(config, gateway, clock, store, policy, issuer, Client(), registry, port, dispatcher)
 
         async def close() -> None:
             for writer in world.writers:
@@ -523,6 +537,10 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
             await server.shutdown(0.1)
             await outbound.close()
             await store.close()
+            await log.close()
+            # Each request was counted in and out once, whichever way it went and however it ended.
+            await world.until(lambda: not dispatcher.in_flight)
+            assert dispatcher.running(cast("runtime.generation.Generation", generation)) == 0
 
         closing.append(close)
         return world
@@ -530,6 +548,7 @@ async def make_world(tmp_path: Path, clock: Clock) -> AsyncIterator[MakeWorld]:
     yield make
     for close in closing:
         await close()
+    os.close(nowhere)
 
 
 @pytest.fixture

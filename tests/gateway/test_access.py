@@ -525,7 +525,7 @@ def test_checks_come_in_the_order_of_the_contract(
     assert seen == [
         "route",
         "method",
-        "access_token",
+        "authorization",
         "access_token",
         "audience",
         "scope",
