@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from zeta_guard.config.base import Section
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.config.rules import is_local, notices
 from zeta_guard.errors import ConfigurationError
@@ -48,6 +49,52 @@ def test_ops_port_is_never_the_public_port(
     document |= {"listen": listen, "ops": ops}
     if refused:
         assert one(refusals(document)) == "ops.port"
+    else:
+        load(document)
+
+
+@pytest.mark.parametrize("use", ["required", "optional", ""])
+def test_an_additional_security_layer_that_is_not_there_is_not_promised(
+    document: Document, refusals: Refusals, load: Load, use: str
+) -> None:
+    document["gateway"]["zeta_asl_use"] = use
+    assert one(refusals(document)) == "gateway.zeta_asl_use"
+    document["gateway"]["zeta_asl_use"] = "not_supported"
+    load(document)
+
+
+@pytest.mark.parametrize(("seconds", "refused"), [(1, False), (900, False), (901, True), (0, True)])
+def test_a_nonce_lives_a_quarter_of_an_hour_at_most(
+    document: Document, refusals: Refusals, load: Load, seconds: int, refused: bool
+) -> None:
+    document["authorization_server"]["lifetimes"] = {"nonce": seconds}
+    if refused:
+        assert [error.path for error in refusals(document)] == ["authorization_server.lifetimes.nonce"]
+    else:
+        load(document)
+
+
+def _sections(kind: type[Section]) -> Iterator[type[Section]]:
+    for section in kind.__subclasses__():
+        yield section
+        yield from _sections(section)
+
+
+def test_no_setting_has_two_limits_of_one_kind_because_only_one_would_hold() -> None:
+    for section in _sections(Section):
+        for name, field in section.model_fields.items():
+            limits = [type(limit) for limit in field.metadata]
+            assert len(limits) == len(set(limits)), f"{section.__name__}.{name}"
+
+
+@pytest.mark.parametrize(("seconds", "refused"), [(86_400, False), (86_401, True)])
+def test_keys_of_a_popp_service_serve_a_day_past_their_end_at_most(
+    document: Document, refusals: Refusals, load: Load, seconds: int, refused: bool
+) -> None:
+    issuer = {"issuer": "https://popp.example", "entity_key_thumbprint": "A" * 43, "stale": seconds}
+    document["gateway"]["popp_issuers"] = [issuer]
+    if refused:
+        assert [error.path for error in refusals(document)] == ["gateway.popp_issuers[0].stale"]
     else:
         load(document)
 

@@ -14,7 +14,7 @@ class Lifetimes(Section):
     access_token_cap: Seconds = Field(900, description="Longest access token, whatever the policy says.")
     refresh_token: Seconds = Field(43_200, description="Refresh token and session, when the policy names no lifetime.")
     refresh_token_cap: Seconds = Field(86_400, description="Longest session, whatever the policy says.")
-    nonce: Seconds = Field(300, le=900, description="How long a nonce may be used.")
+    nonce: int = Field(300, ge=1, le=900, description="How long a nonce may be used, in seconds.")
     pending_client: Seconds = Field(
         300, description="A registration without a successful token request vanishes after it."
     )

@@ -26,7 +26,7 @@ FilePath = Annotated[Path, AfterValidator(_relative_to_file)]
 """A path; relative ones count from the folder of the configuration file."""
 
 Seconds = Annotated[int, Field(ge=1, le=366 * 86400)]
-"""A duration in whole seconds."""
+"""A duration in whole seconds. A field with limits of its own takes ``int``: of two equal limits only one would hold."""
 
 Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
 """A duration in milliseconds."""

@@ -32,8 +32,8 @@ class PoppIssuer(Section):
     ca_file: FilePath | None = Field(None, description="Trust anchors for fetching.")
     refresh: Seconds = Field(300, description="How often the documents are fetched.")
     cooldown: Seconds = Field(10, description="An unknown kid makes at most one fetch in this time.")
-    stale: Seconds = Field(
-        86_400, le=86_400, description="How long after 'exp' a set still serves when the issuer is away."
+    stale: int = Field(
+        86_400, ge=1, le=86_400, description="Seconds after 'exp' that a set still serves when the issuer is away."
     )
 
     @model_validator(mode="after")
