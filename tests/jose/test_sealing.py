@@ -129,6 +129,17 @@ def test_changed_or_invented_bytes_do_not_open(plain: bytes, data: st.DataObject
             sealer.open(attempt, b"place")
 
 
+def test_neither_a_beginning_of_sealed_bytes_nor_another_version_opens() -> None:
+    sealer = Sealer([CURRENT])
+    sealed = sealer.seal(b"plain", b"place")
+    for attempt in [sealed[:end] for end in range(len(sealed))] + [
+        bytes((other,)) + sealed[1:] for other in (0, 2, 255)
+    ]:
+        with pytest.raises(SealingError):
+            sealer.open(attempt, b"place")
+    assert sealer.open(sealer.seal(b"", b"place"), b"place") == b""
+
+
 def test_after_a_rotation_the_old_opens_and_the_new_is_sealed_with_the_new_key() -> None:
     old = Sealer([PREVIOUS]).seal(b"plain", b"place")
     rotated = Sealer([CURRENT, PREVIOUS])
