@@ -222,8 +222,9 @@ class ProxyListener:
                 header = await read_header(self._loop, connection)
             if header is not None:
                 protocol = self._make_protocol(header.source)
-                await self._loop.connect_accepted_socket(lambda: protocol, connection)
+                # From here on the transport closes it: a second close could hit another connection's descriptor.
                 handed_on = True
+                await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except TimeoutError:
             self._on_refused("timeout")
         except ProxyHeaderError as error:
