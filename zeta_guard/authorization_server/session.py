@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import secrets
+import os
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final
 
 import orjson
 
@@ -20,13 +20,13 @@ _VERSION: Final = 2
 
 
 def new_session_id() -> str:
-    """128 random bits, 22 characters."""
-    return secrets.token_hex(16)
+    """128 random bits, 32 characters."""
+    return os.urandom(16).hex()
 
 
 def new_jti() -> str:
-    """128 random bits, 22 characters."""
-    return secrets.token_hex(16)
+    """128 random bits, 32 characters."""
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class SessionSealer:
             leaf=leaf or base64.b64decode(members["leaf"]),
             statement=ClientStatement(**members["statement"]),
             scopes=tuple(members["scopes"]),
-            target=Target(cast(Literal[1, 2], members["contract"]), tuple(members["audience"]), members["resource"]),
+            target=Target(members["contract"], tuple(members["audience"]), members["resource"]),
             granted_audience=tuple(members["granted_audience"]),
             client_address=members["client_address"],
             registered_at=members["registered_at"],

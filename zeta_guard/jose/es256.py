@@ -11,7 +11,6 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 P256_ONLY: Final = frozenset({"secp256r1"})
 """Keys of clients, proofs, tokens."""
@@ -34,10 +33,11 @@ class MalformedSignature(ValueError):
 
 def order_of(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey, curves: frozenset[str]) -> bytes | None:
     """Order of the key's group (32 bytes, big endian), None when its curve is not among ``curves``."""
-    curve = key.curve
-    if isinstance(curve, ec.SECP256R1) and "secp256r1" in curves:
+    # Not isinstance: the curves are abstract classes, whose instance check is a Python function.
+    curve = type(key.curve)
+    if curve is ec.SECP256R1 and "secp256r1" in curves:
         return _ORDER_P256
-    if isinstance(curve, ec.BrainpoolP256R1) and "brainpoolP256r1" in curves:
+    if curve is ec.BrainpoolP256R1 and "brainpoolP256r1" in curves:
         return _ORDER_BRAINPOOL
     return None
 
@@ -79,5 +79,7 @@ def sign_raw(key: ec.EllipticCurvePrivateKey, signed: bytes) -> bytes:
     """Raw signature (64 bytes). Raises ValueError for a key on another curve."""
     if order_of(key, CARD_CURVES) is None:
         raise ValueError(f"ES256 cannot be made with a key on {key.curve.name}")
-    r, s = decode_dss_signature(key.sign(signed, ES256))
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    der = key.sign(signed, ES256)
+    # 30 len 02 len r 02 len s, every length one octet; an integer has a zero in front when its first bit is set.
+    end = 4 + der[3]
+    return der[4:end][-32:].rjust(32, b"\0") + der[end + 2 :][-32:].rjust(32, b"\0")

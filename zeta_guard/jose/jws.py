@@ -13,6 +13,7 @@ from zeta_guard.errors import JsonValue
 from zeta_guard.jose.encoding import b64url_decode, b64url_encode
 from zeta_guard.jose.es256 import CARD_CURVES, P256_ONLY, MalformedSignature, order_of, sign_raw, verify_raw
 from zeta_guard.jose.jwk import thumbprint
+from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import loads_object
 
@@ -31,6 +32,10 @@ __all__ = [
 MAX_JWS_BYTES: Final = 16_384
 """Longest JWT unless the caller says otherwise."""
 
+# A client's header is the same in all its assertions, and this server's in all its tokens. Nobody changes one.
+_LARGEST_KNOWN_HEADER: Final = 768
+_headers: Recent[tuple[bytes, tuple[str, ...]], dict[str, JsonValue]] = Recent(4096)
+
 
 @dataclass(frozen=True, slots=True)
 class CompactJws:
@@ -40,6 +45,8 @@ class CompactJws:
     claims: dict[str, JsonValue]
     signing_input: bytes = field(repr=False)
     signature: bytes = field(repr=False)
+    new_header: tuple[bytes, tuple[str, ...]] | None = field(default=None, repr=False)
+    """Segment and types of a header that was not known yet; remembered once the signature was verified."""
 
 
 def parse_jws(token: str, slot: Slot, *, typ: str | tuple[str, ...], max_bytes: int = MAX_JWS_BYTES) -> CompactJws:
@@ -48,13 +55,19 @@ def parse_jws(token: str, slot: Slot, *, typ: str | tuple[str, ...], max_bytes: 
     Raises the refusal of ``slot``; the first check is the size in bytes.
     """
     header_segment, claims_segment, signature = split_jws(token, slot, max_bytes)
-    header = check_header(header_segment, slot, (typ,) if isinstance(typ, str) else typ)
+    types = (typ,) if isinstance(typ, str) else typ
+    known = (header_segment, types)
+    header = _headers.get(known)
+    new_header = None
+    if header is None:
+        header = check_header(header_segment, slot, types)
+        new_header = known if len(header_segment) <= _LARGEST_KNOWN_HEADER else None
     try:
         raw_claims = b64url_decode(claims_segment)
     except ValueError:
         raise slot.refuse("claims are not canonical base64url without padding") from None
     claims = loads_object(raw_claims, slot)
-    return CompactJws(header, claims, header_segment + b"." + claims_segment, signature)
+    return CompactJws(header, claims, header_segment + b"." + claims_segment, signature, new_header)
 
 
 def split_jws(token: str, slot: Slot, max_bytes: int) -> tuple[bytes, bytes, bytes]:
@@ -106,6 +119,9 @@ def verify_es256(
         raise slot.refuse(str(error)) from None
     if not valid:
         raise slot.refuse("signature is not valid")
+    # Remembered only now: garbage cannot push out the headers of real clients.
+    if jws.new_header is not None:
+        _headers.put(jws.new_header, jws.header)
 
 
 class Signer(Protocol):

@@ -7,7 +7,7 @@ one token (ours and a backend's) such a difference is an attack. What is ambiguo
 from __future__ import annotations
 
 import json
-from typing import Final, cast
+from typing import Any, Final
 
 import orjson
 
@@ -60,24 +60,24 @@ def parse_object(raw: bytes) -> dict[str, JsonValue]:
     return value
 
 
-def _count_strings(value: dict[str, JsonValue] | list[JsonValue], depth: int) -> int:
+def _count_strings(value: Any, depth: int) -> int:
+    """Strings in an object or array."""
     if depth > MAX_DEPTH:
         raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+    members = value
+    strings = 0
     if type(value) is dict:
         strings = len(value)
-        members: list[JsonValue] = list(value.values())
-    else:
-        strings = 0
-        members = cast("list[JsonValue]", value)
+        members = value.values()
     for member in members:
         kind = type(member)
         if kind is str:
             strings += 1
         elif kind is int or kind is float:
-            if not -MAX_NUMBER <= cast(float, member) <= MAX_NUMBER:
+            if not -MAX_NUMBER <= member <= MAX_NUMBER:
                 raise ValueError("holds a number beyond 2^53")
         elif kind is dict or kind is list:
-            strings += _count_strings(cast("dict[str, JsonValue]", member), depth + 1)
+            strings += _count_strings(member, depth + 1)
     return strings
 
 

@@ -54,8 +54,7 @@ class AskedEngine:
             decision = await self._engine.decide(question, document, now=now)
         finally:
             outcome = "unavailable" if decision is None else "allow" if decision.allow else "deny"
-            self._metrics.decisions.labels(question, outcome).inc()
-            self._metrics.seconds.labels(question).observe(time.perf_counter() - start)
+            self._metrics.decided(question, outcome, time.perf_counter() - start)
             self._follow_up(Line(question, self._path, now, document, decision, request_id=bound_request()[0]))
         return decision
 

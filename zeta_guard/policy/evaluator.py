@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -165,8 +165,17 @@ class Evaluator:
             raise MalformedAnswerError("the decision is undefined")
         return read_decision(
             found[0],
-            decision_id=str(uuid.uuid4()),
+            decision_id=_new_id(),
             revision=self.policy.revision,
             milliseconds=(time.perf_counter() - start) * 1000,
             may_cache=self._may_cache,
         )
+
+
+def _new_id() -> str:
+    """A random UUID (RFC 9562 §5.4)."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    name = raw.hex()
+    return f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"

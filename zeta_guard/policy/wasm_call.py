@@ -61,3 +61,47 @@ def _unchecked(store: wasmtime.Store, function: wasmtime.Func, parameters: int) 
     # The store must outlive the pointer that was taken from it.
     call.store = store  # type: ignore[attr-defined]
     return call
+
+
+def fast_memory(
+    store: wasmtime.Store, memory: wasmtime.Memory
+) -> tuple[Callable[[], int], Callable[[], int], Callable[[int], None]]:
+    """Size of a memory in bytes, its address in this process, and how to set the store's fuel.
+
+    The address changes with the size. Setting the fuel raises ``wasmtime.WasmtimeError``.
+    """
+    try:
+        return _unwrapped_memory(store, memory)
+    except (ImportError, AttributeError, ctypes.ArgumentError):
+        return (
+            lambda: int(memory.data_len(store)),
+            lambda: ctypes.addressof(memory.data_ptr(store).contents),
+            store.set_fuel,
+        )
+
+
+def _unwrapped_memory(
+    store: wasmtime.Store, memory: wasmtime.Memory
+) -> tuple[Callable[[], int], Callable[[], int], Callable[[int], None]]:
+    from wasmtime import WasmtimeError
+    from wasmtime import _bindings as api  # the C API, one to one
+
+    measure, fill = api._wasmtime_memory_data_size, api._wasmtime_context_set_fuel
+    context, handle = store._context(), ctypes.byref(memory._memory)
+
+    def size() -> int:
+        return int(measure(context, handle))
+
+    def address() -> int:
+        return ctypes.addressof(memory.data_ptr(store).contents)
+
+    def set_fuel(fuel: int) -> None:
+        error = fill(context, fuel)
+        if error:
+            raise WasmtimeError._from_ptr(error)
+
+    # The store must outlive the pointer that was taken from it.
+    size.store = store  # type: ignore[attr-defined]
+    set_fuel.store = store  # type: ignore[attr-defined]
+    size()
+    return size, address, set_fuel

@@ -29,6 +29,7 @@ _PLAIN: Final = bytes((PLAIN,))
 _WITH_TAIL: Final = bytes((WITH_TAIL,))
 _MAC_BYTES: Final = 32
 _LENGTH_BYTES: Final = 4
+_STATES: Final = {state.value: state for state in ClientState}
 _SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session) if member.name != "sealed")
 
 
@@ -77,7 +78,7 @@ def client_content(client: Client) -> dict[str, Any]:
 
 def read_client(content: dict[str, Any], last_used_at: int) -> Client:
     """The client; uses are noted beside the sealed record."""
-    return Client(**{**content, "state": ClientState(content["state"]), "last_used_at": last_used_at})
+    return Client(**{**content, "state": _STATES[content["state"]], "last_used_at": last_used_at})
 
 
 def session_content(record: SessionRecord) -> tuple[dict[str, Any], bytes]:

@@ -20,7 +20,7 @@ from zeta_guard.telemetry.security_events import SecurityEvents
 from zeta_guard.trust.anchor_source import AnchorSource, DirectorySource
 from zeta_guard.trust.anchors import CaService, TrustAnchors
 from zeta_guard.trust.certificate import PARSER_ERRORS
-from zeta_guard.trust.chain import ChainError, check_policy, check_validity, find_issuer
+from zeta_guard.trust.chain import ChainError, check_policy, check_validity, find_issuer, validity
 from zeta_guard.trust.contract import ChainedCertificate, SmcbCertificate, SmcbIdentity
 from zeta_guard.trust.demo_marker import bears_demo_marker
 from zeta_guard.trust.metrics import TrustMetrics
@@ -38,6 +38,23 @@ _REFUSALS: Final = {
     "unknown": "the certificate is unknown to its OCSP responder",
     "cert_hash": "the OCSP responder holds another certificate under this serial number",
 }
+
+
+class _KnownLeaf:
+    """What never changes for a leaf and a set of anchors: who signed it; and within which time the last of its checks, by
+    times and status, comes out the same."""
+
+    __slots__ = ("begin", "end", "issuer", "issuers")
+
+    def __init__(self, issuers: tuple[CaService, ...]) -> None:
+        self.issuers: Final = issuers
+        self.issuer: CaService | None = None
+        self.begin = self.end = 0.0
+
+    def remember(self, issuer: CaService, leaf: tuple[float, float], authority: tuple[float, float]) -> None:
+        """It holds under ``issuer`` while both are valid: an issuer's status is that of the moment of issue."""
+        self.issuer = issuer
+        self.begin, self.end = max(leaf[0], authority[0]), min(leaf[1], authority[1])
 
 
 class TrustService:
@@ -76,7 +93,8 @@ class TrustService:
             assert config.directory is not None
             self._source = DirectorySource(config.directory)
         self._anchors: TrustAnchors | None = None
-        self._chained: OrderedDict[bytes, tuple[CaService, ...]] = OrderedDict()
+        self._authorities = 0
+        self._chained: OrderedDict[bytes, _KnownLeaf] = OrderedDict()
         self._refreshing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -126,16 +144,22 @@ class TrustService:
         Raises ZetaError ``invalid_grant``; 503 ``temporarily_unavailable`` while the trust list is outdated.
         """
         anchors = self._usable(now)
-        if certificate.fingerprint not in self._chained:
+        known = self._chained.get(certificate.fingerprint)
+        if known is None:
             self._refuse_demo_leaf(certificate)
             try:
                 check_policy(certificate.certificate, self._config.certificate_policies)
             except ChainError as error:
                 raise ZetaError("invalid_grant", str(error), stage="certificate_policy") from error
+        elif known.issuer is not None and known.begin <= now <= known.end:
+            self._chained.move_to_end(certificate.fingerprint)
+            return ChainedCertificate(certificate, known.issuer.certificate)
         try:
-            issuer = check_validity(certificate.certificate, self._issuers(certificate, anchors), now)
+            known = self._known(certificate, anchors)
+            issuer = check_validity(certificate.certificate, known.issuers, now)
         except ChainError as error:
             raise ZetaError("invalid_grant", str(error), stage="certificate_chain") from error
+        known.remember(issuer, validity(certificate.certificate), validity(issuer.certificate))
         return ChainedCertificate(certificate, issuer.certificate)
 
     def answer_keys(self, fingerprint: bytes) -> tuple[str, ...]:
@@ -165,10 +189,9 @@ class TrustService:
         return _judged(chained, await self._revocation.outcome(chained.certificate, issuer, anchors, now=now))
 
     def _service_behind(self, chained: ChainedCertificate, anchors: TrustAnchors) -> CaService:
-        leaf = chained.certificate
-        known = self._chained.get(leaf.fingerprint, ())
-        issuer = next((ca for ca in known if ca.certificate is chained.issuer), None)
-        if issuer is None:
+        known = self._chained.get(chained.certificate.fingerprint)
+        issuer = known.issuer if known is not None else None
+        if issuer is None or issuer.certificate is not chained.issuer:
             # The anchors changed between the two steps, or the leaf was forgotten.
             issuer = _service_of(chained.issuer, anchors)
         if issuer is None:
@@ -192,13 +215,13 @@ class TrustService:
         anchors = self._anchors
         if anchors is None:
             raise unavailable("trust anchors are not loaded", stage="trust_anchors")
-        if not anchors.authority_count:
+        if not self._authorities:
             raise unavailable("this guard has no trust anchor yet", retry_after=60, stage="trust_anchors")
         if anchors.usable_until is not None and now > anchors.usable_until:
             raise unavailable("the trust list is outdated", retry_after=60, stage="trust_anchors")
         return anchors
 
-    def _issuers(self, certificate: SmcbCertificate, anchors: TrustAnchors) -> tuple[CaService, ...]:
+    def _known(self, certificate: SmcbCertificate, anchors: TrustAnchors) -> _KnownLeaf:
         """Name, key identifier and signature never change for a leaf and a set of anchors; times and status do.
 
         A leaf that is known here has passed the checks of marker and policy too, which depend on it and the configuration alone.
@@ -207,14 +230,14 @@ class TrustService:
         if known is not None:
             self._chained.move_to_end(certificate.fingerprint)
             return known
-        issuers = find_issuer(certificate.certificate, anchors)
-        self._chained[certificate.fingerprint] = issuers
+        known = self._chained[certificate.fingerprint] = _KnownLeaf(find_issuer(certificate.certificate, anchors))
         if len(self._chained) > _CHAINED:
             self._chained.popitem(last=False)
-        return issuers
+        return known
 
     def _adopt(self, anchors: TrustAnchors) -> None:
         self._anchors = anchors
+        self._authorities = anchors.authority_count
         self._chained.clear()
         self._revocation.forget()
         self._metrics.anchors.labels("ca").set(anchors.authority_count)
