@@ -105,6 +105,18 @@ class Dispatcher:
         )
         self.ended(exchange, 0)
 
+    def note_unexpected(self, error: Exception, request_id: str) -> None:
+        """Something happened that nobody foresaw."""
+        self._metrics.unexpected.inc()
+        log_event(
+            _logger,
+            logging.ERROR,
+            "unexpected_error",
+            request_id=request_id,
+            kind=type(error).__name__,
+            exc_info=error,
+        )
+
     async def finish(self, exchange: Exchange) -> web.StreamResponse:
         """Do the rest of a plain request's work; never raises but for cancellation and a client that is gone."""
         work = exchange.work
@@ -161,17 +173,12 @@ class Dispatcher:
                 log_event(_logger, logging.INFO, "client_gone", request_id=request_id, kind=type(error).__name__)
                 raise ConnectionResetError("the client is gone") from error
             except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may become a traceback for a client
-                self._metrics.unexpected.inc()
-                log_event(
-                    _logger,
-                    logging.ERROR,
-                    "unexpected_error",
-                    request_id=request_id,
-                    kind=type(error).__name__,
-                    exc_info=error,
-                )
+                self.note_unexpected(error, request_id)
                 refusal = ZetaError("server_error", "the guard failed on this request", stage="unexpected")
             if refusal is not None:
+                if request.writer.output_size > 0:
+                    # A second answer would be taken for the next request's.
+                    raise ConnectionResetError("the answer had begun")
                 response = error_response(
                     refusal,
                     public_url=generation.config.public_url,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Exchange:
     """A plain request that is being answered (:class:`zeta_guard.gateway.passage.Exchange`).
 
-    It is answered in callbacks, or by ``work`` in the connection's task. Invariant: the connection reads no further request
-    before :meth:`GuardProtocol.exchange_over` was called for it.
+    It is answered in callbacks, or by ``work`` in the connection's task. Invariant: until it is over or the task has taken it,
+    it is the ``exchange`` of its connection, which answers no further request before it.
     """
 
     __slots__ = (
@@ -66,8 +66,10 @@ class Exchange:
 
     def answered(self, status: int, *, keep_alive: bool) -> None:
         """The answer is written."""
-        self._dispatcher.ended(self, status)
-        self._protocol.exchange_over(keep_alive)
+        try:
+            self._dispatcher.ended(self, status)
+        finally:
+            self._protocol.exchange_over(keep_alive)
 
     def refuse(self, error: ZetaError) -> None:
         """The refusal is to be written."""
@@ -80,8 +82,14 @@ class Exchange:
 
     def fail(self, error: Exception) -> None:
         """Something happened that nobody foresaw, or the client just went: the task finds words for it."""
-        if self.work is None and not self.gone:
-            self.hand_over(_failure(error))
+        if self.work is not None or self._protocol.exchange is not self:
+            # It is over for the client, or about to be.
+            self._dispatcher.note_unexpected(error, self.request_id)
+            return
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
+        self.hand_over(_failure(error))
 
     def abandon(self) -> None:
         """The client is gone, and no task is at work that would hear of it."""

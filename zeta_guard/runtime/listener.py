@@ -76,7 +76,7 @@ class GuardProtocol(RequestHandler):
     ``peer_override`` is the peer that a trusted proxy named before the first byte (PROXY protocol); None: the socket's own.
     """
 
-    __slots__ = ("_guard", "_handed", "_header_timer", "_later", "_remote", "exchange", "peer_override")
+    __slots__ = ("_between", "_guard", "_handed", "_header_timer", "_later", "_remote", "exchange", "peer_override")
 
     def __init__(self, server: GuardServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -84,9 +84,11 @@ class GuardProtocol(RequestHandler):
         self._header_timer: asyncio.TimerHandle | None = None
         self.peer_override: tuple[str, int] | None = None
         self.exchange: Exchange | None = None
-        """The plain request that is being answered; until it is, nothing further is read."""
+        """The plain request that is being answered in callbacks; meanwhile nothing further is read."""
         self._handed: Exchange | None = None
         self._later: list[bytes] = []
+        self._between = True
+        """The parser holds no piece of a request."""
         self._remote: tuple[str | None, bool] | None = None
 
     @property
@@ -115,7 +117,7 @@ class GuardProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
         exchange = self.exchange
-        if exchange is not None and self._current_request is None:
+        if exchange is not None:
             # No task is at work on it that would be cancelled.
             self.exchange = self._handed = None
             exchange.abandon()
@@ -134,7 +136,7 @@ class GuardProtocol(RequestHandler):
         if (
             waiter is not None
             and plain is not None
-            and self._header_timer is None
+            and self._between
             and not self._messages
             and not waiter.done()
             and not (self._force_close or self._close or self._upgraded)
@@ -148,6 +150,10 @@ class GuardProtocol(RequestHandler):
             plain.begin(PlainRequest(head, self, self._loop, remote=remote[0], secure=remote[1]), self)
             return
         super().data_received(data)
+        if data:
+            # No head ends in another way, and bodies are over when the next request is waited for. Where one ended otherwise, the
+            # parser reads one request more: what it has begun may not be gone on with by anybody else.
+            self._between = data.endswith(b"\r\n\r\n")
         if self._messages and isinstance(broken := self._messages[-1][0], _ErrInfo):
             if broken.exc is not None:
                 # Its frames hold these bytes and lead back to it: only the garbage collector would free them.
@@ -278,17 +284,17 @@ class GuardProtocol(RequestHandler):
 
     async def _answer_handed(self, exchange: Exchange) -> bool:
         """Do the rest of a plain request; whether the connection may go on."""
-        self._handed = None
+        # From here on the task hears of the client's end, and what comes early waits as it does behind any other request.
+        self.exchange = self._handed = None
         plain = self._guard.plain
         assert plain is not None
+        if self._later:
+            self._read_later()
         keep_alive = await self._answer(exchange.request, lambda request: plain.finish(exchange))
-        self.exchange = None
         self._keepalive = keep_alive
         if not keep_alive or self._close:
             return False
         self._await_next()
-        if self._later:
-            self._read_later()
         return True
 
     async def _answer(self, request: web.BaseRequest, handler: Handler) -> bool:
