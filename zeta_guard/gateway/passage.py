@@ -131,7 +131,6 @@ class Passage:
         connection, exchange = self._connection, self._exchange
         assert connection is not None
         connection.observer = None
-        exchange.on_gone = None
         response = connection.response
         if response is None or not connection.complete or response.status == 101 or response.outgoing.blames_proxy:
             exchange.hand_over(
@@ -143,6 +142,7 @@ class Passage:
         gateway, backend = self._gateway, self._backend
         piece = connection.take()
         # The connection is free for others before this client has its answer.
+        exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
         keep_alive = gateway.keeps_alive and exchange.request.keep_alive
         exchange.write(whole_answer(response, piece, gateway.rate_lines(self._bucket), keep_alive=keep_alive))
