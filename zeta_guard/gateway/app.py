@@ -17,7 +17,7 @@ from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.gateway import metadata
 from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse
 from zeta_guard.gateway.deadline import DeadlineWatch
-from zeta_guard.gateway.forward import Backend, forward, forward_late, refusal_of
+from zeta_guard.gateway.forward import Backend, forward, forward_late, refusal_of, relay
 from zeta_guard.gateway.headers import Inbound, forwarded_line, popp_line, sort_request_headers
 from zeta_guard.gateway.metrics import GatewayMetrics
 from zeta_guard.gateway.passage import Exchange, Passage
@@ -26,7 +26,7 @@ from zeta_guard.gateway.popp import PoppVerifier
 from zeta_guard.gateway.popp_keys import PoppKeys
 from zeta_guard.gateway.refusal_event import report_refusal
 from zeta_guard.gateway.request_policy import RequestPolicy
-from zeta_guard.gateway.response import WrittenResponse
+from zeta_guard.gateway.response import ClientWriter, WrittenResponse
 from zeta_guard.gateway.route import Route, RouteTable, build_routes
 from zeta_guard.gateway.sockets import Sockets
 from zeta_guard.gateway.tunnel import SocketRule
@@ -304,6 +304,28 @@ class Gateway:
         except ZetaError as error:
             self.report(error, facts, grant.route.name)
             raise
+
+    async def relay_late(
+        self,
+        request: PlainRequest,
+        facts: RequestFacts,
+        grant: Grant,
+        connection: UpstreamConnection,
+        status: int,
+        keep_alive: bool,
+        span: Span | None,
+    ) -> web.StreamResponse:
+        """Take over an answer that is partly sent."""
+        backend = self._backends[grant.route]
+        try:
+            client = ClientWriter(request, keep_alive=keep_alive)
+            await relay(request, facts, backend, connection, client)
+        finally:
+            connection.finish()
+            if span is not None:
+                span.end()
+        backend.metrics.count_request(status)
+        return client.done(status)
 
     def report(self, error: ZetaError, facts: RequestFacts, route: str) -> None:
         """Count a refusal; tell the security log what kind of attack it may be."""

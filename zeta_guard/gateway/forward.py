@@ -311,9 +311,26 @@ async def deliver(
         client.keep_alive = False
     framing = b"Transfer-Encoding: chunked\r\n" if chunked else response.framing(response.length)
     head = client.head(response.status, response.reason, outgoing, framing, rate)
+    piece = connection.take()
+    client.write(head + _as_chunk(piece) if chunked else head + piece)
+    await relay(request, facts, backend, connection, client, chunked=chunked)
+    return client.done(response.status)
+
+
+async def relay(
+    request: web.BaseRequest,
+    facts: RequestFacts,
+    backend: Backend,
+    connection: UpstreamConnection,
+    client: ClientWriter,
+    *,
+    chunked: bool = False,
+) -> None:
+    """Send what is to come of an answer whose head is out; cut the client's connection when it will not come."""
     try:
-        piece = connection.take()
-        client.write(head + _as_chunk(piece) if chunked else head + piece)
+        if request.protocol.writing_paused:
+            connection.pause_deadline()
+            await client.drain(backend.idle_seconds)
         while True:
             connection.expect_within(backend.idle_seconds)
             piece = await connection.read()
@@ -332,7 +349,6 @@ async def deliver(
         backend.metrics.count_fault(fault)
         log_event(_logger, logging.WARNING, "answer_cut", request_id=facts.request_id, fault=fault)
         client.abort()
-    return client.done(response.status)
 
 
 def _as_chunk(piece: bytes) -> bytes:

@@ -2,13 +2,14 @@
 
 Claim, forward, answer: each step begins the next in the moment in which its reply arrives. It is the same way that
 :meth:`zeta_guard.gateway.app.Gateway.handle` goes, made of the same pieces, for the case in which nothing has to be waited for:
-an idle connection is there, the answer comes in one piece. In every other case, and for every refusal, the rest of the way
+an idle connection is there, the answer's length is known, the client takes what it is sent. In every other case, and for every refusal, the rest of the way
 is handed over to the connection's task (:meth:`Exchange.hand_over`), which takes it from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import web
@@ -16,14 +17,14 @@ from aiohttp import web
 from zeta_guard.errors import ZetaError
 from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
 from zeta_guard.gateway.headers import sort_plain_request
-from zeta_guard.gateway.response import whole_answer
+from zeta_guard.gateway.response import answer_head, whole_answer
 from zeta_guard.store.contract import ClaimOutcome, ClaimStatus
 
 if TYPE_CHECKING:
     from zeta_guard.gateway.access import Grant
     from zeta_guard.gateway.app import Gateway
     from zeta_guard.gateway.forward import Backend
-    from zeta_guard.gateway.upstream import UpstreamConnection
+    from zeta_guard.gateway.upstream import ResponseHead, UpstreamConnection
     from zeta_guard.http.facts import RequestFacts
     from zeta_guard.http.plain_request import PlainRequest
     from zeta_guard.store.contract import Bucket
@@ -36,6 +37,10 @@ class Exchange(Protocol):
     @property
     def request(self) -> PlainRequest:
         """The request."""
+
+    @property
+    def slow(self) -> bool:
+        """The client takes less than is sent to it."""
 
     gone: bool
     """The client is gone; nothing is to be called any more."""
@@ -61,7 +66,19 @@ class Exchange(Protocol):
 class Passage:
     """One granted request on its way."""
 
-    __slots__ = ("_backend", "_bucket", "_connection", "_exchange", "_facts", "_gateway", "_grant", "_sent_at", "_span")
+    __slots__ = (
+        "_backend",
+        "_bucket",
+        "_connection",
+        "_exchange",
+        "_facts",
+        "_gateway",
+        "_grant",
+        "_keep_alive",
+        "_sent_at",
+        "_span",
+        "_streaming",
+    )
 
     def __init__(
         self, gateway: Gateway, exchange: Exchange, facts: RequestFacts, grant: Grant, bucket: Bucket, backend: Backend
@@ -75,6 +92,8 @@ class Passage:
         self._connection: UpstreamConnection | None = None
         self._span: Span | None = None
         self._sent_at = 0.0
+        self._streaming = False
+        self._keep_alive = False
 
     def claimed(self, outcome: ClaimOutcome | None) -> None:
         """The store has spoken, or cannot in this way."""
@@ -132,7 +151,10 @@ class Passage:
         assert connection is not None
         connection.observer = None
         response = connection.response
-        if response is None or not connection.complete or response.status == 101 or response.outgoing.blames_proxy:
+        if self._streaming and response is not None:
+            self._stream(connection, response)
+            return
+        if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
             exchange.hand_over(
                 self._gateway.answer_late(
                     exchange.request, self._facts, self._grant, self._bucket, connection, self._sent_at, self._span
@@ -141,6 +163,15 @@ class Passage:
             return
         gateway, backend = self._gateway, self._backend
         piece = connection.take()
+        if not connection.complete:
+            self._streaming = True
+            backend.metrics.observe_upstream(monotonic() - self._sent_at)
+            self._keep_alive = gateway.keeps_alive and exchange.request.keep_alive
+            exchange.write(answer_head(response, gateway.rate_lines(self._bucket), keep_alive=self._keep_alive))
+            if piece:
+                exchange.write(piece)
+            self._wait_for_more(connection, response)
+            return
         # The connection is free for others before this client has its answer.
         exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
@@ -150,6 +181,41 @@ class Passage:
             self._span.end()
         backend.metrics.count_request(response.status)
         exchange.answered(response.status, keep_alive=keep_alive)
+
+    def _stream(self, connection: UpstreamConnection, response: ResponseHead) -> None:
+        """More of the body has come, or will not come."""
+        exchange = self._exchange
+        piece = connection.take()
+        if piece:
+            exchange.write(piece)
+        if not connection.complete:
+            self._wait_for_more(connection, response)
+            return
+        connection.finish()
+        if self._span is not None:
+            self._span.end()
+        self._backend.metrics.count_request(response.status)
+        exchange.answered(response.status, keep_alive=self._keep_alive)
+
+    def _wait_for_more(self, connection: UpstreamConnection, response: ResponseHead) -> None:
+        exchange = self._exchange
+        if connection.failed or exchange.slow:
+            # To wait for a slow client, or to cut its answer short, is the task's business.
+            exchange.hand_over(
+                self._gateway.relay_late(
+                    exchange.request,
+                    self._facts,
+                    self._grant,
+                    connection,
+                    response.status,
+                    self._keep_alive,
+                    self._span,
+                )
+            )
+            return
+        connection.observer = self._heard
+        exchange.on_gone = self._abandon
+        connection.expect_within(self._backend.idle_seconds)
 
     def _abandon(self) -> None:
         connection = self._connection

@@ -1,4 +1,4 @@
-"""Answers without surprises, read in one go: complete, HTTP/1.1, their length announced, nothing to interpret.
+"""Heads of answers without surprises, read in one go: complete, HTTP/1.1, the length announced, nothing to interpret.
 
 What is not of this form is not judged here but left to the parser (:mod:`zeta_guard.gateway.upstream`). Whatever is read here,
 the parser reads in the same way: a test compares the two.
@@ -19,7 +19,9 @@ _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_BODY: Final = frozenset({204, 205, 304})
 _MOST_DIGITS: Final = 18
 _MOST_HEADERS: Final = 100
-_LONGEST_HEAD: Final = 16_384
+LONGEST_HEAD: Final = 16_384
+"""Longer heads are left to the parser."""
+
 
 # Backends repeat their lines; what they vary does not fill the memory.
 _MOST_LINES: Final = 2048
@@ -44,19 +46,20 @@ _statuses: dict[bytes, tuple[int, bytes]] = {}
 
 
 class PlainAnswer(NamedTuple):
-    """An answer as a whole."""
+    """The head of an answer; its body of ``length`` bytes begins at ``start``."""
 
     status: int
     reason: bytes
     outgoing: Outgoing
-    body: bytes
+    length: int
+    start: int
     keep_alive: bool
 
 
 def read_plain_answer(data: bytes) -> PlainAnswer | None:
-    """The one complete answer that ``data`` is; None when it is anything else, which proves nothing against it."""
+    """The head that ``data`` begins with; None when it is anything unusual, which proves nothing against it."""
     end = data.find(b"\r\n\r\n")
-    if not 0 < end <= _LONGEST_HEAD:
+    if not 0 < end <= LONGEST_HEAD:
         return None
     lines = data[:end].splitlines()
     breaks = len(lines) - 1
@@ -91,11 +94,10 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
             kept.append(piece)
             if mark is _DATE:
                 dated = True
-    body = data[end + 4 :]
-    if length != len(body):
+    if length is None:
         return None
     outgoing = _new(Outgoing, (b"".join(kept), dated, False, False, length, False, True))
-    return _new(PlainAnswer, (status[0], status[1], outgoing, body, connection != b"close"))
+    return _new(PlainAnswer, (status[0], status[1], outgoing, length, end + 4, connection != b"close"))
 
 
 def _read_status(line: bytes) -> tuple[int, bytes] | None:

@@ -105,6 +105,12 @@ def whole_answer(
     return _head(response.status, response.reason, response.outgoing, framing, rate, keep_alive, version10) + body
 
 
+def answer_head(response: ResponseHead, rate: bytes, *, keep_alive: bool) -> bytes:
+    """The head of an answer whose body of known length follows."""
+    framing = response.framing(response.length)
+    return _head(response.status, response.reason, response.outgoing, framing, rate, keep_alive, False)
+
+
 def _head(
     status: int, reason: bytes, outgoing: Outgoing, framing: bytes, rate: bytes, keep_alive: bool, version10: bool
 ) -> bytes:

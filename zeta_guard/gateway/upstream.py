@@ -18,7 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from zeta_guard.errors import GuardError
 from zeta_guard.gateway.headers import Outgoing, sort_response_headers
-from zeta_guard.gateway.plain_answer import read_plain_answer
+from zeta_guard.gateway.plain_answer import LONGEST_HEAD, read_plain_answer
 
 if TYPE_CHECKING:
     from zeta_guard.gateway.deadline import DeadlineWatch
@@ -111,6 +111,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_interims",
         "_keep_alive",
         "_loop",
+        "_missing",
         "_parser",
         "_reason",
         "_size",
@@ -171,6 +172,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._keep_alive = False
         self._until_close = False
         self._fed = 0
+        self._missing = 0
         self._trailers = 0
         self._interims = 0
         self.response: ResponseHead | None = None
@@ -184,6 +186,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def open(self) -> bool:
         """Whether the connection can be written to."""
         return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the exchange cannot be completed any more."""
+        return self._error is not None
 
     def begin(self, *, head_only: bool) -> None:
         """Start an exchange; ``head_only`` for HEAD, whose answer has no body whatever it announces."""
@@ -340,18 +347,22 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         if not self.answered:
             self.answered = True
-            if not self._head_only and (plain := read_plain_answer(bytes(data))) is not None:
-                # The parser has not seen it and stands where it stood: before an answer.
-                status, reason, outgoing, body, self._keep_alive = plain
-                self.response = _new(ResponseHead, (status, reason, [], outgoing, outgoing.length, True))
-                if body:
-                    self._chunks.append(body)
-                self.complete = True
-                if self.observer is not None:
-                    self.observer()
-                else:
-                    self._wake()
-                return
+            if not self._head_only:
+                plain = read_plain_answer(bytes(data if nbytes <= LONGEST_HEAD else data[:LONGEST_HEAD]))
+                if plain is not None and plain.start + plain.length >= nbytes:
+                    # The parser sees nothing of it and stands where it stood: before an answer.
+                    status, reason, outgoing, length, start, self._keep_alive = plain
+                    self.response = _new(ResponseHead, (status, reason, [], outgoing, length, True))
+                    self._take_body(bytes(data[start:]), length)
+                    return
+        elif self._missing:
+            missing = self._missing
+            if nbytes > missing:
+                # Nobody asked for what comes behind the answer.
+                self.dirty = True
+                data = data[:missing]
+            self._take_body(bytes(data), missing)
+            return
         if self.response is None:
             self._fed += nbytes
         try:
@@ -373,6 +384,24 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.reading_paused = True
             self.transport.pause_reading()
         self._wake()
+
+    def _take_body(self, piece: bytes, missing: int) -> None:
+        """A piece of a body of which so many bytes are missing, this one included."""
+        size = len(piece)
+        if size:
+            self._chunks.append(piece)
+        self._missing = missing = missing - size
+        if not missing:
+            self.complete = True
+        else:
+            self._size += size
+            if self._size > _READ_AHEAD and not self.reading_paused and self.transport is not None:
+                self.reading_paused = True
+                self.transport.pause_reading()
+        if self.observer is not None:
+            self.observer()
+        else:
+            self._wake()
 
     def eof_received(self) -> None:
         """The transport closes itself; ``connection_lost`` judges what came."""

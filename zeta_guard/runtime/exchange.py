@@ -56,6 +56,11 @@ class Exchange:
         self.on_gone: Callable[[], None] | None = None
         self.work: Coroutine[Any, Any, web.StreamResponse] | None = None
 
+    @property
+    def slow(self) -> bool:
+        """The client takes less than is sent to it."""
+        return self._protocol.writing_paused
+
     def write(self, piece: bytes) -> None:
         """Send to the client. Raises ConnectionResetError when it is gone."""
         transport = self._protocol.transport
