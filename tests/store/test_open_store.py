@@ -14,7 +14,7 @@ from zeta_guard.jose.sealing import Secrets
 from zeta_guard.store import Role, open_store
 from zeta_guard.store.ahead import MOST, ClaimsAhead
 from zeta_guard.store.claim_key import claim_key
-from zeta_guard.store.contract import Claim, ClaimStatus, Session
+from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, Session
 from zeta_guard.store.expiring import ExpiringTable
 from zeta_guard.store.memory import MemoryStore
 
@@ -87,6 +87,35 @@ async def test_full_memory_refuses_new_sessions(guard_secrets: Secrets) -> None:
     with pytest.raises(ZetaError):
         await start(100, NOW)
     await start(100, NOW + 61)
+
+
+async def test_full_memory_refuses_new_blocks_and_keeps_those_in_force(guard_secrets: Secrets) -> None:
+    store = memory(guard_secrets)
+    for number in range(100):
+        await store.block(Block(f"client:{number}", "emergency", NOW + 60, NOW), now=NOW)
+    with pytest.raises(ZetaError) as full:
+        await store.block(Block("client:more", "emergency", NOW + 60, NOW), now=NOW)
+    assert full.value.status == 503
+    assert len(await store.blocks(now=NOW)) == 100
+    await store.block(Block("client:more", "emergency", NOW + 120, NOW), now=NOW + 61)
+
+
+@pytest.mark.parametrize(("most_pending", "fit"), [(1000, 100), (7, 7)])
+async def test_full_memory_refuses_new_registrations_but_not_known_ones(
+    guard_secrets: Secrets, most_pending: int, fit: int
+) -> None:
+    store = memory(guard_secrets)
+
+    async def register(number: int) -> Client:
+        client = Client(f"c{number}", f"t{number}", {}, "client", int(NOW))
+        return await store.register_client(client, ttl=300, most_pending=most_pending, now=NOW)
+
+    for number in range(fit):
+        await register(number)
+    with pytest.raises(ZetaError) as full:
+        await register(fit)
+    assert full.value.status == 503
+    assert (await register(0)).client_id == "c0"
 
 
 async def test_cache_holds_64_mib_and_the_oldest_leave(guard_secrets: Secrets) -> None:

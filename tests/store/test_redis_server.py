@@ -92,7 +92,15 @@ def test_addresses_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://user:secret@host", "redis://:secret@host", "redis://host:99999", "redis://host/x", "redis://"]
+    "url",
+    [
+        "redis://user:secret@host",
+        "redis://:secret@host",
+        "redis://secret@host",
+        "redis://host:99999",
+        "redis://host/x",
+        "redis://",
+    ],
 )
 def test_bad_addresses_are_refused_without_showing_secrets(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:

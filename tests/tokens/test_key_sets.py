@@ -298,6 +298,13 @@ async def test_an_unchanged_set_is_not_sent_again(server: JwksServer, remote: Re
     assert remote.key(TWO["kid"]) is not None
 
 
+def test_a_document_beyond_the_limit_is_refused_before_it_is_read() -> None:
+    document = _document(ONE)
+    assert parse_key_set(document + b" " * (MAX_SET_BYTES - len(document))).keys() == {ONE["kid"]}
+    with pytest.raises(KeySetError, match="larger"):
+        parse_key_set(document + b" " * (MAX_SET_BYTES - len(document) + 1))
+
+
 async def test_not_modified_without_a_set_is_an_error(server: JwksServer, remote: RemoteKeySet) -> None:
     server.status = 304
     with pytest.raises(ZetaError):
