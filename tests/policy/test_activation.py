@@ -273,6 +273,16 @@ async def test_a_list_of_institutions_that_would_block_nobody_is_refused(run_pol
             pass
 
 
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1])
+async def test_data_that_the_engine_cannot_hold_are_refused(
+    run_policy: Any3, release: Release, variant: Any3, pack: Any3, value: object
+) -> None:
+    release.publish(variant(lambda data: data["lifetimes"].update(other=value)))
+    with pytest.raises(ConfigurationError, match="beyond 64 bits"):
+        async with run_policy({"token": release.section}):
+            pass
+
+
 async def test_a_folder_with_a_built_bundle_is_a_source(run_policy: Any3, tmp_path: Path, demo: Bundle) -> None:
     for name, content in demo.files.items():
         path = tmp_path / "folder" / name

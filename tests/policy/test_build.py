@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_prefixes_have_one_form() -> None:
     st.one_of(
         st.builds(lambda address, length: f"{address}/{length}", st.ip_addresses(), st.integers(-1, 130)),
         st.ip_addresses(network="0.0.0.0/0").map(str),
+        st.builds(
+            lambda number, length: str(ip_network((number >> 128 - length << 128 - length, length))),
+            st.one_of(
+                st.integers(0, 2**128 - 1),
+                st.integers(0, 2**50),
+                st.builds(lambda n: n << 64, st.integers(0, 2**64 - 1)),
+            ),
+            st.integers(0, 128),
+        ),
         st.text(alphabet="0123456789./:abx ", max_size=20),
     )
 )

@@ -23,7 +23,7 @@ from zeta_guard.policy.bundle import (
     read_folder,
     write_archive,
 )
-from zeta_guard.policy.signature import load_signing_key, load_verification_keys, sign, verify
+from zeta_guard.policy.signature import file_hash, load_signing_key, load_verification_keys, sign, verify
 
 Key = ec.EllipticCurvePrivateKey
 KeyFile = Callable[[Key, str], Path]
@@ -283,3 +283,9 @@ def test_what_two_have_signed_both_must_have_signed_and_opa_refuses_it(
     )
     assert done.returncode != 0
     assert b"multiple JWTs not supported" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\\ud800"}', b'{"\\ud800": 1}', b'{"a": NaN}', b"{", b"[" * 100_000])
+def test_what_cannot_be_hashed_is_refused(content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"^data\.json: is no JSON"):
+        file_hash("data.json", content)

@@ -199,3 +199,10 @@ def test_a_function_of_another_type_is_refused() -> None:
     for name in ("a", "b", "c"):
         with pytest.raises(TypeError):
             fast_call(store, exports[name], 1)
+
+
+@pytest.mark.parametrize("value", [2**64, "\ud800"])
+def test_data_that_cannot_be_handed_over_are_refused(demo: Bundle, value: Any) -> None:
+    assert demo.code is not None
+    with pytest.raises(SandboxError, match="beyond 64 bits or half a character"):
+        WasmPolicy(demo.code, {"a": value}, memory_bytes=64 * MEBIBYTES)

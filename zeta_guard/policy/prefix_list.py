@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from socket import AF_INET, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
 from zeta_guard.errors import JsonValue
 from zeta_guard.policy.bundle import BundleError
 
 _SHOWN: Final = 20
-_IPV4_LENGTHS: Final = frozenset(str(length) for length in range(33))
+_IPV4_HOST_BITS: Final = {str(length): (1 << 32 - length) - 1 for length in range(33)}
+_IPV6_HOST_BITS: Final = {str(length): (1 << 128 - length) - 1 for length in range(129)}
 
 
 def canonical_prefix(text: str) -> str | None:
@@ -28,15 +29,19 @@ def canonical_prefix(text: str) -> str | None:
 
 
 def _is_canonical(text: str) -> bool:
-    """Fast yes for canonical IPv4 networks, of which lists have hundreds of thousands; the full look for everything else."""
-    address, slash, length = text.partition("/")
-    try:
-        raw = inet_pton(AF_INET, address)
-    except (OSError, ValueError):
-        return canonical_prefix(text) == text
-    if not slash or length not in _IPV4_LENGTHS or inet_ntop(AF_INET, raw) != address:
-        return canonical_prefix(text) == text
-    return int.from_bytes(raw, "big") & (0xFFFFFFFF >> int(length)) == 0
+    """Fast yes for canonical networks, of which lists have hundreds of thousands; the full look for everything else."""
+    address, _, length = text.partition("/")
+    six = ":" in address
+    family, host_bits = (AF_INET6, _IPV6_HOST_BITS.get(length)) if six else (AF_INET, _IPV4_HOST_BITS.get(length))
+    # What holds an IPv4 address inside is written in more ways than one.
+    if host_bits is not None and not (six and "." in address):
+        try:
+            raw = inet_pton(family, address)
+        except (OSError, ValueError):
+            return False
+        if inet_ntop(family, raw) == address and int.from_bytes(raw, "big") & host_bits == 0:
+            return True
+    return canonical_prefix(text) == text
 
 
 def check_prefix_lists(document: Mapping[str, JsonValue]) -> None:

@@ -64,9 +64,9 @@ def file_hash(name: str, content: bytes, algorithm: str = "SHA-256") -> str:
         try:
             # Numbers stay as they are written: OPA hashes the literal.
             value = json.loads(content, parse_int=_Number, parse_float=_Number, parse_constant=_no_number)
+            digest.update("".join(_walk(value)).encode())
         except (ValueError, RecursionError) as error:
-            raise BundleError(f"{name}: is no JSON") from error
-        digest.update("".join(_walk(value)).encode())
+            raise BundleError(f"{name}: is no JSON, or holds half a character") from error
     else:
         digest.update(content)
     return digest.hexdigest()

@@ -108,7 +108,10 @@ class WasmPolicy:
         if bare.builtins:
             raise MissingBuiltinError(tuple(sorted(bare.builtins)))
         self.entrypoints: Final[Mapping[str, int]] = bare.entrypoints
-        self._data = orjson.dumps(data)
+        try:
+            self._data = orjson.dumps(data)
+        except TypeError as error:
+            raise SandboxError("the data of the bundle hold an integer beyond 64 bits or half a character") from error
 
     def _check_imports(self) -> None:
         import wasmtime
