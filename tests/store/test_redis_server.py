@@ -20,7 +20,7 @@ from zeta_guard.errors import ConfigurationError, ConfigurationErrors, ZetaError
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store import redis as redis_module
 from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, Session, Store
-from zeta_guard.store.redis_server import check_server, parse_address, parse_server_report
+from zeta_guard.store.redis_server import check_server, parse_address, parse_server_report, read_password
 
 T0 = 1_750_000_000.0
 NOW = T0 + 10
@@ -81,6 +81,18 @@ def test_server_report_is_read() -> None:
         "redis_version": "7.0.15",
         "os": "Linux a:b",
     }
+
+
+def test_a_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(" secret \nsecond line\n")
+    assert read_password(file) == "secret"
+    assert read_password(None) is None
+    file.write_bytes(b"\xff")
+    for unreadable in (file, tmp_path / "nowhere"):
+        with pytest.raises(ConfigurationError) as caught:
+            read_password(unreadable)
+        assert caught.value.path == "store.password_file"
 
 
 def test_addresses_are_read() -> None:

@@ -187,3 +187,22 @@ async def test_no_session_begins_for_a_client_that_vanished_since_it_was_seen(st
     await store.delete_client("c", now=NOW)
     assert not await store.start_session(SESSION, seen=found.seen, client_ttl=IDLE, now=NOW)
     assert await store.get_session("s", now=NOW) is None
+
+
+async def test_no_session_begins_for_a_client_whose_record_changed_since_it_was_seen(
+    replicas: tuple[Store, Store],
+) -> None:
+    await replicas[0].register_client(CLIENT, ttl=300, most_pending=10, now=NOW)
+    found = await replicas[0].look_up("c", now=NOW)
+    await replicas[1].bind_client("c", institution="x", platform="linux", ttl=IDLE, most=9, new_per_hour=9, now=NOW)
+    assert not await replicas[0].start_session(SESSION, seen=found.seen, client_ttl=IDLE, now=NOW)
+    assert await replicas[0].get_session("s", now=NOW) is None
+    assert await replicas[0].list_sessions(now=NOW) == []
+
+
+async def test_a_use_of_the_client_is_no_change_of_its_record(replicas: tuple[Store, Store]) -> None:
+    await bound(replicas[0], session=False)
+    found = await replicas[0].look_up("c", now=NOW)
+    await replicas[1].touch_client("c", ttl=IDLE, now=NOW + 5)
+    assert await replicas[0].start_session(SESSION, seen=found.seen, client_ttl=IDLE, now=NOW + 6)
+    assert await replicas[1].get_session("s", now=NOW + 6) == SESSION
