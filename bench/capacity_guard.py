@@ -257,7 +257,8 @@ GUARD_KINDS: Final[dict[str, tuple[float, Growth]]] = {
     "idle_websocket": (40, _sockets),
     "stalled_upload": (2048, _uploads),
     "stalled_download": (1024, _downloads),
-    "known_token": (8, _tokens),
+    # 4 KiB, and of the first 4096 the text and the client's key.
+    "known_token": (16, _tokens),
     "remembered_refusal": (2, _refusals),
 }
 """What is measured, the most KiB that each may take (``docs/operators.md`` multiplies them with the limits), and how."""
