@@ -277,6 +277,18 @@ async def test_a_memory_that_has_grown_is_let_go_of_and_the_next_question_but_on
         assert active.inline("token")
 
 
+@pytest.mark.usefixtures("on_the_loop")
+async def test_an_answer_that_comes_while_the_engine_closes_is_still_one(
+    run_policy: Any3, practice: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 0.0)
+    async with run_policy(DEMO) as service:
+        asked = asyncio.create_task(service.token.decide("token", practice(), now=0))
+        await asyncio.sleep(0)
+        service._token._thread.shutdown(wait=False)
+        assert (await asked).allow
+
+
 async def test_a_policy_that_nobody_analysed_may_not_be_remembered(
     run_policy: Any3, variant: Any3, pack: Any3, tmp_path: Path
 ) -> None:

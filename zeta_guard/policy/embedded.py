@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -231,8 +232,9 @@ class EmbeddedEngine:
                 return await self._in_thread(lambda: active.decide(question, raw))
             finally:
                 if active.lacks_inline(question):
-                    # Loading long lists takes a while: behind the answer.
-                    self._thread.submit(active.provide_inline)
+                    # Loading long lists takes a while: behind the answer. A closed engine needs no instance any more.
+                    with contextlib.suppress(RuntimeError):
+                        self._thread.submit(active.provide_inline)
         except (SandboxError, MalformedAnswerError, BundleError) as error:
             log_event(
                 _logger, logging.ERROR, "policy_no_answer", question=question, revision=self.revision, detail=str(error)
