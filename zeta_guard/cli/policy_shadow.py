@@ -34,7 +34,7 @@ def configure_shadow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="only answers of this shadow revision (with --log)")
     add_json(parser)
     parser.epilog = (
-        "The running guard tells what it has compared since the candidate or the active bundle last changed; a decision log\n"
+        "The running guard tells what it has compared since candidate, active bundle or configuration last changed; a decision log\n"
         "goes back further, and holds what all guards wrote to it. Exit status 1 when the shadow would change anything.\n"
         "examples:\n"
         "  zeta-guard policy shadow --config guard.yaml\n"
