@@ -51,6 +51,30 @@ async def test_body_is_read_within_its_limits(
     assert status == 200 or b'"invalid_request"' in answer
 
 
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"5\r\n56789\r\n0\r\n\r\n", 200),
+        (b"6\r\n56789a\r\n0\r\n\r\n", 413),
+        (b"6\r\n56789a\r\n", 413),
+    ],
+)
+async def test_a_body_that_comes_in_pieces_has_the_same_limit(serve: Serve, rest: bytes, status: int) -> None:
+    reading = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        reading.set()
+        return await _echo(request)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", await serve(handler))
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n")
+    # What follows cannot have come with the header.
+    await asyncio.wait_for(reading.wait(), 5)
+    writer.write(rest)
+    assert _status(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)) == status
+    writer.close()
+
+
 async def test_body_of_a_client_that_leaves_is_an_error_not_a_crash(serve: Serve) -> None:
     outcome: asyncio.Future[BaseException | bytes] = asyncio.get_running_loop().create_future()
 
