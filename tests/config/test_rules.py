@@ -213,6 +213,12 @@ def test_https_without_anybody_who_ends_tls_is_noticed(document: Document, load:
     assert named(load(document)) == set()
 
 
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_trusting_everybody_is_noticed(document: Document, load: Load, network: str) -> None:
+    document["gateway"] |= {"client_address": "forwarded", "trusted_proxies": ["10.0.0.0/8", network]}
+    assert named(load(document)) == {"gateway.trusted_proxies[1]"}
+
+
 def test_plain_http_is_noticed_unless_it_stays_on_this_machine(document: Document, load: Load) -> None:
     assert "public_url" in named(load({**document, "public_url": "http://guard.example.de"}))
     assert "public_url" not in named(load({**document, "public_url": "http://127.0.0.1:8080"}))

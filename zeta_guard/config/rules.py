@@ -63,6 +63,15 @@ def notices(config: GuardConfig) -> list[Notice]:
                 "Set tls, or gateway.client_address and gateway.trusted_proxies.",
             )
         )
+    found += [
+        Notice(
+            f"gateway.trusted_proxies[{index}]",
+            "is everybody: each caller may name its own address, and tokens are bound to nothing",
+            "Name the addresses of the proxies only.",
+        )
+        for index, network in enumerate(config.gateway.trusted_proxies)
+        if network.endswith("/0")
+    ]
     known = set(audiences(config))
     for index, issuer in enumerate(config.gateway.issuers):
         for audience in issuer.audiences:
