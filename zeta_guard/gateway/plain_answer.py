@@ -63,8 +63,8 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
         return None
     lines = data[:end].splitlines()
     breaks = len(lines) - 1
-    # Every line break is of two bytes, so that a lone one stands nowhere.
-    if breaks > _MOST_HEADERS or sum(map(len, lines)) + 2 * breaks != end:
+    # Every line break is of two bytes, so that a lone one stands nowhere; one at the end would hide one that is missing a byte.
+    if breaks > _MOST_HEADERS or sum(map(len, lines)) + 2 * breaks != end or data[end - 1] in b"\r\n":
         return None
     status = _statuses.get(lines[0]) or _read_status(lines[0])
     if status is None:

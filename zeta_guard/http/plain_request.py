@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _END: Final = b"\r\n\r\n"
 _METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_VISIBLE: Final = bytes(range(33, 127))
 # Visible ASCII, blank and tab.
 _ALLOWED: Final = bytes([9, *range(32, 127)])
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -52,6 +53,13 @@ _MARKS: Final = {
     b"upgrade": _OTHER,
     b"expect": _OTHER,
     b"proxy-connection": _OTHER,
+    # The parser takes these once, too.
+    b"user-agent": 32,
+    b"content-location": 64,
+    b"content-range": 128,
+    b"etag": 256,
+    b"max-forwards": 512,
+    b"server": 1024,
 }
 
 # Lines that clients repeat are remembered; secrets are not among them.
@@ -111,12 +119,15 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     """The one complete request that ``data`` is; None when it is anything else, which proves nothing against it."""
     # Most have no body; looking for the end of a head costs more than reading it.
     end = len(data) - 4 if data.endswith(_END) else data.find(_END)
-    if not 0 < end <= limits.request_header:
+    if end <= 0:
         return None
     lines = data[:end].splitlines()
     breaks = len(lines) - 1
-    # Every line break is of two bytes, so that a lone one stands nowhere.
-    if breaks > limits.header_count or sum(map(len, lines)) + 2 * breaks != end:
+    # Every line break is of two bytes, so that a lone one stands nowhere; one at the end would hide one that is missing a byte.
+    if breaks > limits.header_count or sum(map(len, lines)) + 2 * breaks != end or data[end - 1] in b"\r\n":
+        return None
+    # As the head is measured elsewhere, a blank behind each colon.
+    if end + breaks > limits.request_header:
         return None
     first = lines[0]
     words = first.split(b" ")
@@ -124,7 +135,7 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
         return None
     method = _METHODS.get(words[0])
     target = words[1]
-    if method is None or target[:1] != b"/" or target.translate(None, _ALLOWED):
+    if method is None or target[:1] != b"/" or target.translate(None, _VISIBLE):
         return None
     seen = 0
     body: bytes | None = None
