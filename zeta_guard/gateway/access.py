@@ -19,7 +19,7 @@ from zeta_guard.gateway.popp import PoppToken, PoppVerifier
 from zeta_guard.gateway.route import Route, RouteTable, check_method
 from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
-from zeta_guard.jose.dpop import PROOF_KIND, proof_life, verify_dpop_proof
+from zeta_guard.jose.dpop import PROOF_KIND, DpopProof, UnprovenProof, check_dpop_proof, proof_life, prove
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.token_hash import token_hash
 from zeta_guard.store.claim_key import claim_key
@@ -81,6 +81,15 @@ class MissingKeys(NamedTuple):
     route: Route
 
 
+class Unproven(NamedTuple):
+    """Everything holds that comes before the signature of the DPoP proof."""
+
+    route: Route
+    token: AccessToken
+    text: str
+    proof: UnprovenProof
+
+
 Verdict = Grant | Refuse | MissingKeys
 Pseudonyms = Callable[[str], Sequence[str]]
 
@@ -116,23 +125,41 @@ class AccessCheck:
 
     def decide(self, facts: RequestFacts) -> Verdict:
         """The verdict on one request. Never raises."""
+        verdict = self.begin(facts)
+        if type(verdict) is not Unproven:
+            return verdict  # type: ignore[return-value]
+        try:
+            proof = prove(verdict.proof)
+        except ZetaError as error:
+            return Refuse(error, verdict.route)
+        return self.conclude(verdict, proof, facts)
+
+    def begin(self, facts: RequestFacts) -> Verdict | Unproven:
+        """The verdict, or all that can be judged before the signature of the DPoP proof. Never raises."""
         route = None
         try:
             route = self._table.select(facts.path)
             check_method(route, facts.method)
             if route.rule.public:
                 return Grant(route)
-            return self._decide(route, facts)
+            return self._begin(route, facts)
         except ZetaError as error:
             return Refuse(error, route)
 
-    def _decide(self, route: Route, facts: RequestFacts) -> Verdict:
+    def conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
+        """The verdict on a request whose proof is proven. Never raises."""
+        try:
+            return self._conclude(begun, proof, facts)
+        except ZetaError as error:
+            return Refuse(error, begun.route)
+
+    def _begin(self, route: Route, facts: RequestFacts) -> MissingKeys | Unproven:
         text = read_authorization(facts.headers.getall("Authorization", ()))
         token = self._verifier.verify(text, now=facts.now)
         if isinstance(token, MissingKey):
             return MissingKeys("token", token.issuer, token.kid, route)
         self._check_token(token, route, facts.now)
-        proof = verify_dpop_proof(
+        proof = check_dpop_proof(
             facts.headers.getall("DPoP", ()),
             method=facts.method,
             url=facts.url,
@@ -143,6 +170,10 @@ class AccessCheck:
             access_token=text,
             status=401,
         )
+        return _new(Unproven, (route, token, text, proof))
+
+    def _conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
+        route, token, text, _ = begun
         if proof.jkt != token.jkt:
             raise ZetaError(
                 "invalid_dpop_proof",

@@ -15,7 +15,7 @@ from zeta_guard.config.gateway import Upstream
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.gateway import metadata
-from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse
+from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse, Unproven, Verdict
 from zeta_guard.gateway.deadline import DeadlineWatch
 from zeta_guard.gateway.forward import Backend, forward, forward_late, refusal_of, relay
 from zeta_guard.gateway.headers import Inbound, forwarded_line, popp_line, sort_request_headers
@@ -24,6 +24,7 @@ from zeta_guard.gateway.passage import Exchange, Passage
 from zeta_guard.gateway.popp import SLOT as POPP_SLOT
 from zeta_guard.gateway.popp import PoppVerifier
 from zeta_guard.gateway.popp_keys import PoppKeys
+from zeta_guard.gateway.proving import Proving
 from zeta_guard.gateway.refusal_event import report_refusal
 from zeta_guard.gateway.request_policy import RequestPolicy
 from zeta_guard.gateway.response import ClientWriter, WrittenResponse
@@ -46,6 +47,7 @@ from zeta_guard.tokens.verifier import AccessTokenVerifier
 
 if TYPE_CHECKING:
     from zeta_guard.http.outbound import Outbound
+    from zeta_guard.jose.dpop import DpopProof
     from zeta_guard.jose.sealing import Pseudonymizer
     from zeta_guard.policy.contract import PolicyEngine
     from zeta_guard.telemetry.security_events import SecurityEvents
@@ -101,6 +103,7 @@ class Gateway:
         self._policy: Final = RequestPolicy(policy, show_reasons=config.authorization_server.show_reasons)
         self._watch: Final = DeadlineWatch(loop)
         self._sockets: Final = Sockets(loop)
+        self._proving: Final = Proving(loop)
         self._pools: Final[dict[Upstream, UpstreamPool]] = {}
         table = build_routes(config)
         self._backends: Final = self._build_backends(table, loop)
@@ -217,32 +220,55 @@ class Gateway:
             exchange.hand_over(self.handle(request, facts))
             return
         try:
-            bucket, verdict = self._admit(request, facts)
-            if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
-                exchange.hand_over(self.go_on(request, facts, verdict, bucket, claimed=False))
-                return
-            passage = Passage(self, exchange, facts, verdict, bucket, self._backends[verdict.route])
-            if verdict.claims:
-                self._replay.claim_soon(
-                    verdict.claims,
-                    verdict.subjects,
-                    owner=facts.request_id,
-                    fingerprint=verdict.fingerprint,
-                    now=facts.now,
-                    then=passage.claimed,
-                )
+            passage = Passage(self, exchange, facts, self._take(facts))
+            verdict = self._access.begin(facts)
+            if type(verdict) is Unproven:
+                request._state["route"] = verdict.route.name
+                passage.begun = verdict
+                self._proving.add(passage)
             else:
-                passage.forward()
+                self.enter(passage, verdict)  # type: ignore[arg-type]
         except ZetaError as error:
             self.report(error, facts, request._state.get("route", ""))
             exchange.refuse(error)
 
-    def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
+    def enter(self, passage: Passage, verdict: Verdict) -> None:
+        """Go on with the verdict on a plain request. Raises ZetaError."""
+        facts = passage.facts
+        request = passage.exchange.request
+        if verdict.route is not None:
+            request._state["route"] = verdict.route.name
+        if type(verdict) is Refuse:
+            raise verdict.error
+        if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
+            passage.exchange.hand_over(self.go_on(request, facts, verdict, passage.bucket, claimed=False))
+            return
+        passage.granted(verdict, self._backends[verdict.route])
+        if verdict.claims:
+            self._replay.claim_soon(
+                verdict.claims,
+                verdict.subjects,
+                owner=facts.request_id,
+                fingerprint=verdict.fingerprint,
+                now=facts.now,
+                then=passage.claimed,
+            )
+        else:
+            passage.forward()
+
+    def conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
+        """The verdict on a request whose proof is proven."""
+        return self._access.conclude(begun, proof, facts)
+
+    def _take(self, facts: RequestFacts) -> Bucket:
         bucket = self._buckets.take("routes", facts.client_address, facts.now)
         if not bucket.allowed:
             raise rate_limited(bucket)
-        if type(request) is not PlainRequest:
-            _check_expectation(facts)
+        return bucket
+
+    def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
+        bucket = self._take(facts)
+        _check_expectation(facts)
         verdict = self._access.decide(facts)
         if verdict.route is not None:
             request._state["route"] = verdict.route.name

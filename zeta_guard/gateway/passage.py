@@ -18,15 +18,17 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
 from zeta_guard.gateway.headers import sort_plain_request
 from zeta_guard.gateway.response import answer_head, whole_answer
+from zeta_guard.jose.dpop import prove
 from zeta_guard.store.contract import ClaimOutcome, ClaimStatus
 
 if TYPE_CHECKING:
-    from zeta_guard.gateway.access import Grant
+    from zeta_guard.gateway.access import Grant, Unproven
     from zeta_guard.gateway.app import Gateway
     from zeta_guard.gateway.forward import Backend
     from zeta_guard.gateway.upstream import ResponseHead, UpstreamConnection
     from zeta_guard.http.facts import RequestFacts
     from zeta_guard.http.plain_request import PlainRequest
+    from zeta_guard.jose.dpop import DpopProof
     from zeta_guard.store.contract import Bucket
     from zeta_guard.telemetry.tracing import Span
 
@@ -64,40 +66,74 @@ class Exchange(Protocol):
 
 
 class Passage:
-    """One granted request on its way."""
+    """One plain request on its way."""
 
     __slots__ = (
         "_backend",
-        "_bucket",
         "_connection",
-        "_exchange",
-        "_facts",
         "_gateway",
         "_grant",
         "_keep_alive",
+        "_proof",
+        "_refusal",
         "_sent_at",
         "_span",
         "_streaming",
+        "begun",
+        "bucket",
+        "exchange",
+        "facts",
     )
 
-    def __init__(
-        self, gateway: Gateway, exchange: Exchange, facts: RequestFacts, grant: Grant, bucket: Bucket, backend: Backend
-    ) -> None:
+    _backend: Backend
+    _grant: Grant
+    _proof: DpopProof
+    begun: Unproven
+
+    def __init__(self, gateway: Gateway, exchange: Exchange, facts: RequestFacts, bucket: Bucket) -> None:
         self._gateway: Final = gateway
-        self._exchange: Final = exchange
-        self._facts: Final = facts
-        self._grant: Final = grant
-        self._bucket: Final = bucket
-        self._backend: Final = backend
+        self.exchange: Final = exchange
+        self.facts: Final = facts
+        self.bucket: Final = bucket
+        self._refusal: Exception | None = None
         self._connection: UpstreamConnection | None = None
         self._span: Span | None = None
         self._sent_at = 0.0
         self._streaming = False
         self._keep_alive = False
 
+    def prove(self) -> None:
+        """Verify the signature of the proof."""
+        try:
+            self._proof = prove(self.begun.proof)
+        except Exception as error:  # noqa: BLE001 - told in its turn, by proven()
+            self._refusal = error
+
+    def proven(self) -> None:
+        """The signature was verified: the rest of the check, and the claim."""
+        if self.exchange.gone:
+            return
+        error = self._refusal
+        try:
+            if error is None:
+                self._gateway.enter(self, self._gateway.conclude(self.begun, self._proof, self.facts))
+                return
+        except Exception as failure:  # noqa: BLE001 - called for many requests; none may end the others
+            error = failure
+        if isinstance(error, ZetaError):
+            self._gateway.report(error, self.facts, self.begun.route.name)
+            self.exchange.refuse(error)
+        else:
+            self.exchange.fail(error)
+
+    def granted(self, grant: Grant, backend: Backend) -> None:
+        """The request may pass as far as its check goes."""
+        self._grant = grant
+        self._backend = backend
+
     def claimed(self, outcome: ClaimOutcome | None) -> None:
         """The store has spoken, or cannot in this way."""
-        if self._exchange.gone:
+        if self.exchange.gone:
             return
         try:
             if outcome is None:
@@ -107,11 +143,11 @@ class Passage:
             else:
                 self._refuse(self._gateway.judge(outcome, self._grant))
         except Exception as error:  # noqa: BLE001 - called by the store, which has other callers to serve
-            self._exchange.fail(error)
+            self.exchange.fail(error)
 
     def forward(self) -> None:
         """Send the request to the backend."""
-        exchange, facts, backend, gateway = self._exchange, self._facts, self._backend, self._gateway
+        exchange, facts, backend, gateway = self.exchange, self.facts, self._backend, self._gateway
         request = exchange.request
         body = request.body
         if body is not None and backend.max_body is not None and len(body) > backend.max_body:
@@ -144,10 +180,10 @@ class Passage:
         try:
             self._answer()
         except Exception as error:  # noqa: BLE001 - called by the backend's connection, which would take it for its own
-            self._exchange.fail(error)
+            self.exchange.fail(error)
 
     def _answer(self) -> None:
-        connection, exchange = self._connection, self._exchange
+        connection, exchange = self._connection, self.exchange
         assert connection is not None
         connection.observer = None
         response = connection.response
@@ -157,7 +193,7 @@ class Passage:
         if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
             exchange.hand_over(
                 self._gateway.answer_late(
-                    exchange.request, self._facts, self._grant, self._bucket, connection, self._sent_at, self._span
+                    exchange.request, self.facts, self._grant, self.bucket, connection, self._sent_at, self._span
                 )
             )
             return
@@ -167,7 +203,7 @@ class Passage:
             self._streaming = True
             backend.metrics.observe_upstream(monotonic() - self._sent_at)
             self._keep_alive = gateway.keeps_alive and exchange.request.keep_alive
-            exchange.write(answer_head(response, gateway.rate_lines(self._bucket), keep_alive=self._keep_alive))
+            exchange.write(answer_head(response, gateway.rate_lines(self.bucket), keep_alive=self._keep_alive))
             if piece:
                 exchange.write(piece)
             self._wait_for_more(connection, response)
@@ -176,7 +212,7 @@ class Passage:
         exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
         keep_alive = gateway.keeps_alive and exchange.request.keep_alive
-        exchange.write(whole_answer(response, piece, gateway.rate_lines(self._bucket), keep_alive=keep_alive))
+        exchange.write(whole_answer(response, piece, gateway.rate_lines(self.bucket), keep_alive=keep_alive))
         if self._span is not None:
             self._span.end()
         backend.metrics.count_request(response.status)
@@ -184,13 +220,14 @@ class Passage:
 
     def _stream(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         """More of the body has come, or will not come."""
-        exchange = self._exchange
+        exchange = self.exchange
         piece = connection.take()
         if piece:
             exchange.write(piece)
         if not connection.complete:
             self._wait_for_more(connection, response)
             return
+        exchange.on_gone = None
         connection.finish()
         if self._span is not None:
             self._span.end()
@@ -198,13 +235,13 @@ class Passage:
         exchange.answered(response.status, keep_alive=self._keep_alive)
 
     def _wait_for_more(self, connection: UpstreamConnection, response: ResponseHead) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         if connection.failed or exchange.slow:
             # To wait for a slow client, or to cut its answer short, is the task's business.
             exchange.hand_over(
                 self._gateway.relay_late(
                     exchange.request,
-                    self._facts,
+                    self.facts,
                     self._grant,
                     connection,
                     response.status,
@@ -225,10 +262,10 @@ class Passage:
             self._span.end("client_gone")
 
     def _refuse(self, error: ZetaError) -> None:
-        self._gateway.report(error, self._facts, self._grant.route.name)
-        self._exchange.refuse(error)
+        self._gateway.report(error, self.facts, self._grant.route.name)
+        self.exchange.refuse(error)
 
     def _hand_over(self, *, claimed: bool) -> None:
-        self._exchange.hand_over(
-            self._gateway.go_on(self._exchange.request, self._facts, self._grant, self._bucket, claimed=claimed)
+        self.exchange.hand_over(
+            self._gateway.go_on(self.exchange.request, self.facts, self._grant, self.bucket, claimed=claimed)
         )

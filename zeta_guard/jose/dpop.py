@@ -80,6 +80,18 @@ class DpopProof(NamedTuple):
         return ProofClaim(PROOF_KIND, (self.jkt, self.jti), float(self.issued_at), life)
 
 
+class UnprovenProof(NamedTuple):
+    """A proof that holds but for its signature, which nobody has looked at: only :func:`prove` makes a proof of it."""
+
+    claimed: DpopProof
+    der: bytes
+    signed: bytes
+    slot: Slot
+    header: bytes
+    """Header segment, empty when it is known."""
+    jwk: PublicJwk
+
+
 def verify_dpop_proof(
     values: Sequence[str],
     *,
@@ -92,7 +104,36 @@ def verify_dpop_proof(
     access_token: str | None,
     status: int,
 ) -> DpopProof:
-    """Verify the DPoP header of a request. Pure: ``now`` is the request's clock reading in Unix seconds.
+    """Verify the DPoP header of a request: :func:`check_dpop_proof`, then :func:`prove`."""
+    return prove(
+        check_dpop_proof(
+            values,
+            method=method,
+            url=url,
+            now=now,
+            past=past,
+            ahead=ahead,
+            nonce=nonce,
+            access_token=access_token,
+            status=status,
+        )
+    )
+
+
+def check_dpop_proof(
+    values: Sequence[str],
+    *,
+    method: str,
+    url: str,
+    now: float,
+    past: int,
+    ahead: int,
+    nonce: Literal["required", "absent-ok"],
+    access_token: str | None,
+    status: int,
+) -> UnprovenProof:
+    """Everything about the DPoP header of a request but the signature. Pure: ``now`` is the request's clock reading in Unix
+    seconds.
 
     ``values`` are all DPoP header values, of which exactly one may exist. ``url`` is the public URL of the request. The proof
     may be ``past`` seconds old and ``ahead`` seconds ahead. With ``access_token``, ``ath`` must be its hash. Raises ZetaError
@@ -138,17 +179,25 @@ def verify_dpop_proof(
     if "exp" in claims or "nbf" in claims:
         _check_own_times(claims, now, ahead, slot)
 
-    key = jwk.key
     try:
-        key.verify(der_signature(signature), signed, ES256)
+        der = der_signature(signature)
     except MalformedSignature as error:
         raise slot.refuse(str(error)) from None
+    proof = _new(DpopProof, (jwk.thumbprint, jti, issued_at, proof_nonce, jwk.key))
+    return _new(UnprovenProof, (proof, der, signed, slot, header if known is None else b"", jwk))
+
+
+def prove(unproven: UnprovenProof) -> DpopProof:
+    """The proof, once its signature holds. Raises as :func:`verify_dpop_proof`."""
+    proof, der, signed, slot, header, jwk = unproven
+    try:
+        proof.key.verify(der, signed, ES256)
     except InvalidSignature:
         raise slot.refuse("signature is not valid for the key in 'jwk'") from None
     # Remembered only now: garbage cannot push out the headers of real clients.
-    if known is None and len(header) <= _LARGEST_KNOWN_HEADER:
+    if header and len(header) <= _LARGEST_KNOWN_HEADER:
         _headers.put(header, jwk)
-    return _new(DpopProof, (jwk.thumbprint, jti, issued_at, proof_nonce, key))
+    return proof
 
 
 def _take_apart(token: str, slot: Slot) -> tuple[bytes, bytes, bytes, bytes]:
