@@ -180,3 +180,25 @@ def test_any_bytes_are_a_json_object_or_a_refusal(raw: bytes) -> None:
         assert isinstance(parse_json_body(raw, "application/json"), dict)
     except ZetaError:
         return
+
+
+_SPELT = st.lists(st.binary(min_size=1, max_size=6), max_size=4).map(b"&".join) | st.lists(
+    st.sampled_from(
+        [b"a=1", b"a=1&b=2", b"b=\xc3\xa4", b"c=\xff", b"d=\x00", b"e=\x7f", b"f=1\t2", b"=", b"g=h=i", b"\xe2=1"]
+    ),
+    max_size=4,
+).map(b"&".join)
+
+
+@given(_SPELT)
+def test_a_form_means_the_same_with_every_byte_escaped(raw: bytes) -> None:
+    def outcome(form: bytes) -> object:
+        try:
+            return parse_form(form, FORM)
+        except ZetaError as error:
+            return error.code, error.status, error.description
+
+    raw = raw.replace(b"%", b"").replace(b"+", b"")
+    escaped = b"".join(bytes((byte,)) if byte in b"&=" else b"%%%02X" % byte for byte in raw)
+    # A '=' inside a value means itself either way.
+    assert outcome(raw) == outcome(escaped)

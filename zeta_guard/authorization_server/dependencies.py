@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zeta_guard.authorization_server.audience import Audiences
 from zeta_guard.authorization_server.endpoint import Endpoints
@@ -51,11 +51,11 @@ class FormRequest:
     form: Mapping[str, str]
     proofs: tuple[str, ...]
     facts: RequestFacts
+    now: float = field(init=False)
+    """The one clock reading of this request, Unix seconds."""
 
-    @property
-    def now(self) -> float:
-        """The one clock reading of this request, Unix seconds."""
-        return self.facts.now
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "now", self.facts.now)
 
     @property
     def client_address(self) -> IPAddress:

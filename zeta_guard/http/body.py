@@ -22,6 +22,7 @@ _FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 def _refuse(description: str, status: int = 400, *, close: bool = False) -> ZetaError:
@@ -91,16 +92,19 @@ def parse_form(raw: bytes, content_type: str | None) -> dict[str, str]:
     pieces = raw.split(b"&", MOST_FIELDS)
     if len(pieces) > MOST_FIELDS:
         raise _refuse(f"The form has more than {MOST_FIELDS} fields.")
+    # Looked at once as a whole: what is printable ASCII without escapes is its own decoding.
+    printable = raw.isascii() and _UNPRINTABLE.search(raw) is None
     for piece in pieces:
         if not piece:
             continue
         raw_name, _, raw_value = piece.partition(b"=")
-        name = _decode(raw_name, "a field name")
+        literal = printable and b"%" not in piece and b"+" not in piece
+        name = raw_name.decode() if literal else _decode(raw_name, "a field name")
         if not name:
             raise _refuse("The form has a field without name.")
         if name in fields:
             raise _refuse("The form has the same field twice; each may occur once.")
-        fields[name] = _decode(raw_value, "a field value")
+        fields[name] = raw_value.decode() if literal else _decode(raw_value, "a field value")
     return {name: value for name, value in fields.items() if value}
 
 
