@@ -118,12 +118,14 @@ def _read_line(line: bytes) -> tuple[bytes | None, bytes, int] | None:
         return None
     treatment = response_treatment(name)
     mark = _MARKS.get(treatment)
-    if mark is None or value.translate(None, _ALLOWED):
+    lower = name.lower()
+    # The parser takes Proxy-Connection for Connection, and what stands at the end of a value for a part of it.
+    if mark is None or lower == b"proxy-connection" or value.endswith((b" ", b"\t")) or value.translate(None, _ALLOWED):
         return None
-    value = value.strip(b" \t")
+    value = value.lstrip(b" \t")
     kept = b"%b: %b\r\n" % (name, value) if treatment is Treatment.KEEP or treatment is Treatment.DATE else None
     read = (kept, value, mark)
-    if len(line) <= _LONGEST_LINE:
+    if len(line) <= _LONGEST_LINE and lower != b"set-cookie":
         if len(_lines) >= _MOST_LINES:
             _lines.clear()
         _lines[line] = read
