@@ -200,7 +200,7 @@ def requests(draw: st.DrawFn) -> bytes:
 LF = b"GET / HTTP/1.1\nHost: a\n\r\n\r\n"
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(data=requests())
 @example(data=GOOD)
 @example(data=LF)
@@ -213,7 +213,7 @@ def test_what_is_read_in_one_go_the_parser_reads_in_the_same_way(data: bytes, lo
         compare(head, data, loop)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=requests(), size=st.integers(1024, 1200), count=st.integers(10, 12))
 def test_it_keeps_the_limits_of_the_parser(data: bytes, size: int, count: int, loop: asyncio.AbstractEventLoop) -> None:
     limits = Limits(request_line=1024, request_header=size, header_count=count)
