@@ -245,6 +245,17 @@ async def test_a_bundle_without_order_needs_its_digest_pinned(run_policy: Any3, 
         assert service.token.revision == "variant"
 
 
+async def test_an_order_that_nobody_signed_binds_nobody(
+    run_policy: Any3, release: Release, variant: Any3, pack: Any3
+) -> None:
+    """Otherwise whoever can write the file could shut out every later release."""
+    section = {"engine": "embedded", "bundle": str(release.path), "unsafe_unsigned": True}
+    for order in (9, 1, None):
+        release.path.write_bytes(pack(variant(revision=f"order-{order}", order=order)))
+        async with run_policy({"token": section}) as service:
+            assert service.token.revision == f"order-{order}"
+
+
 async def test_another_bundle_than_the_pinned_one_is_refused(run_policy: Any3, release: Release, variant: Any3) -> None:
     release.publish(variant())
     with pytest.raises(ConfigurationError, match="not the pinned one"):

@@ -144,7 +144,9 @@ def test_an_address_list_that_blocks_nobody_is_refused(tmp_path: Path, blocked: 
 
 
 @pytest.mark.parametrize("name", ["blocked", "allowed"])
-@pytest.mark.parametrize("key", ["", " 1-2012345678", "1-2012345678 ", "1-2012\u00a0345678", "1-2012345678\n"])
+@pytest.mark.parametrize(
+    "key", ["", " 1-2012345678", "1-2012345678 ", "1-2012\u00a0345678", "1-2012345678\n", "1-2012345678\x07"]
+)
 def test_a_list_of_institutions_that_finds_nobody_is_refused_without_naming_anybody(name: str, key: str) -> None:
     with pytest.raises(BundleError, match=rf"data\.users\.{name}: entry 2") as refused:
         check_user_lists({"users": {name: {"1-2012345678": "why", key: "why"}}})
