@@ -1,4 +1,4 @@
-"""Once means once, in both stores."""
+"""Once means once, in both stores and in both ways to ask them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ PRINT = hashlib.sha256(b"this request").digest()
 OTHER_PRINT = hashlib.sha256(b"another request").digest()
 
 
+SOON = False
+"""Whether claims are made by ``claim_soon``; each test runs with both."""
+
+
+@pytest.fixture(params=[False, True], ids=["awaited", "soon"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request.module, "SOON", request.param)
+
+
 def proof(name: str, *, dated: float = NOW, ttl: int = 90) -> Claim:
     return Claim(claim_key("proof", "jkt", name), dated, ttl)
 
@@ -29,6 +38,14 @@ async def claim(
     fingerprint: bytes = PRINT,
     now: float = NOW,
 ) -> ClaimOutcome:
+    if SOON:
+        answered: asyncio.Future[ClaimOutcome | None] = asyncio.get_running_loop().create_future()
+        then = answered.set_result
+        store.claim_soon(claims, subjects, owner=owner, fingerprint=fingerprint, now=now, then=then)
+        outcome = await answered
+        # Nothing happens here that could not be answered in this way.
+        assert outcome is not None
+        return outcome
     return await store.claim(claims, subjects, owner=owner, fingerprint=fingerprint, now=now)
 
 
