@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from zeta_guard.errors import ConfigurationError
 from zeta_guard.simulators.pki import PROVIDER, DemoPki
-from zeta_guard.trust.anchor_directory import load_certificates, load_directory
+from zeta_guard.trust.anchor_directory import MAX_FILES, load_certificates, load_directory
 from zeta_guard.trust.anchor_source import DirectorySource
 
 PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
@@ -54,6 +54,16 @@ def test_a_file_that_is_no_certificate_is_named(pki: DemoPki, tmp_path: Path, co
 def test_a_leaf_among_the_anchors_is_a_mistake(pki: DemoPki, tmp_path: Path) -> None:
     (tmp_path / "leaf.pem").write_bytes(pki.issue_smcb("1-2-ARZT").certificate.public_bytes(PEM))
     with pytest.raises(ConfigurationError, match=r"leaf\.pem: not a CA certificate"):
+        load_directory(tmp_path)
+
+
+def test_number_of_files_is_capped(pki: DemoPki, tmp_path: Path) -> None:
+    content = pki.smcb_ca.certificate.public_bytes(PEM)
+    for number in range(MAX_FILES):
+        (tmp_path / f"{number}.pem").write_bytes(content)
+    assert load_directory(tmp_path).authority_count >= 1
+    (tmp_path / "more.pem").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"at most {MAX_FILES}"):
         load_directory(tmp_path)
 
 

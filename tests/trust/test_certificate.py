@@ -208,6 +208,16 @@ def test_two_admission_extensions_are_refused(pki: DemoPki) -> None:
     assert "well-formed" in refusal(der).description
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_an_older_version_of_x509_is_refused(pki: DemoPki, version: int) -> None:
+    card = pki.issue_smcb(TELEMATIK_ID)
+    members = [member.encoded for member in sequence(card.certificate.tbs_certificate_bytes)]
+    tbs = encode(0x30, encode(0xA0, bytes((2, 1, version))), *members[1:])
+    signature = pki.smcb_ca.private_key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    der = encode(0x30, tbs, sequence(card.der)[1].encoded, encode(3, b"\x00" + signature))
+    assert any(words in refusal(der).description for words in ("version 3", "well-formed"))
+
+
 def test_a_certificate_with_something_behind_it_is_refused(pki: DemoPki) -> None:
     assert "well-formed" in refusal(pki.issue_smcb(TELEMATIK_ID).der + b"\x00").description
 

@@ -90,6 +90,15 @@ def test_a_leaf_signed_with_sha1_is_refused(pki: DemoPki) -> None:
         find_issuer(leaf, anchors_of(pki.smcb_ca))
 
 
+def test_a_leaf_signed_with_an_unknown_algorithm_is_refused(pki: DemoPki) -> None:
+    card = pki.issue_smcb(TELEMATIK_ID)
+    known, unknown = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d04037f")
+    assert card.der.count(known) == 2
+    leaf = x509.load_der_x509_certificate(card.der.replace(known, unknown))
+    with pytest.raises(ChainError, match="cannot be read"):
+        find_issuer(leaf, anchors_of(pki.smcb_ca))
+
+
 @pytest.mark.parametrize(
     ("offset", "fault"),
     [(-DAY - 1, "not valid yet"), (-DAY, None), (0, None), (30 * DAY, None), (30 * DAY + 1, "has expired")],
