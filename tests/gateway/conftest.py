@@ -334,6 +334,7 @@ class World:
     registry: CollectorRegistry
     port: int
     dispatcher: Dispatcher
+    server: GuardServer
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def head(
@@ -527,7 +528,7 @@ async def make_world(tmp_path: Path, clock: Clock, lane: str) -> AsyncIterator[M
         )
         listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
-        world = World(config, gateway, clock, store, policy, issuer, Client(), registry, port, dispatcher)
+        world = World(config, gateway, clock, store, policy, issuer, Client(), registry, port, dispatcher, server)
 
         async def close() -> None:
             for writer in world.writers:

@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zeta_guard.config.store import RedisStore
 from zeta_guard.runtime.exchange import Exchange
 from zeta_guard.runtime.listener import GuardProtocol
+from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store.contract import Block, ClaimOutcome, Epoch
+from zeta_guard.store.redis_replay import RedisReplayStore
 
 if TYPE_CHECKING:
     import ssl
-    from pathlib import Path
 
-    from tests.gateway.conftest import MakeWorld, RawBackend, World
+    from tests.gateway.conftest import Clock, MakeWorld, RawBackend, World
 
 To = Callable[..., dict[str, Any]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -385,7 +389,57 @@ async def test_over_tls_it_is_the_same(
     assert passed == ([200, 200] if lane == "plain" else [])
 
 
+async def test_shutdown_lets_the_running_request_end(world: World, backend: RawBackend) -> None:
+    gate = Gate(backend)
+    reader, writer = await warm(world)
+    writer.write(world.head("/vsd/1"))
+    await gate.asked.get()
+    shutdown = asyncio.create_task(world.server.shutdown(5.0))
+    await asyncio.sleep(0.02)
+    assert not shutdown.done()
+    gate.open.set()
+    assert (await world.reply(reader)).body == b"/vsd/1"
+    assert await reader.read() == b""
+    async with asyncio.timeout(2):
+        await shutdown
+
+
+async def test_shutdown_does_not_wait_for_ever(world: World, backend: RawBackend) -> None:
+    gate = Gate(backend)
+    reader, writer = await warm(world)
+    writer.write(world.head("/vsd/1"))
+    await gate.asked.get()
+    async with asyncio.timeout(2):
+        await world.server.shutdown(0.1)
+        assert await reader.read() == b""
+    await world.until(lambda: not world.dispatcher.in_flight)
+
+
 # the proof
+
+
+async def test_of_many_at_once_each_hears_its_own_verdict(world: World, backend: RawBackend, lane: str) -> None:
+    """More than are verified in a row, good and bad ones mixed, and some whose clients do not wait."""
+    streams = [await warm(world) for _ in range(30)]
+    for number, (_, writer) in enumerate(streams):
+        raw = world.head(f"/vsd/{number}")
+        if number % 3 == 1:
+            place = raw.index(b"\r\n\r\n") - 20
+            raw = raw[:place] + (b"A" if raw[place : place + 1] != b"A" else b"B") + raw[place + 1 :]
+        writer.write(raw)
+        if number % 3 == 2:
+            reset(writer)
+    backend.answer = lambda head: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%02d" % int(head.split()[1][5:])
+    for number, (reader, _) in enumerate(streams):
+        if number % 3 == 0:
+            reply = await world.reply(reader)
+            assert (reply.status, reply.body) == (200, b"%02d" % number)
+        elif number % 3 == 1:
+            reply = await world.reply(reader)
+            assert (reply.status, json.loads(reply.body)["error"]) == (401, "invalid_dpop_proof")
+    seen = {int(head.split()[1][5:]) for head in backend.heads[30:]}
+    assert not any(number % 3 == 1 for number in seen)
+    await world.until(lambda: not world.dispatcher.in_flight)
 
 
 async def test_a_spent_proof_is_refused_and_stays_here(world: World, backend: RawBackend) -> None:
@@ -442,6 +496,92 @@ async def test_a_store_without_an_answer_is_asked_again_in_the_other_way(
     for status in (200, 401):
         writer.write(raw)
         assert (await world.reply(reader)).status == status
+    assert len(backend.heads) == 2
+
+
+@pytest.fixture
+async def redis(tmp_path: Path, clock: Clock) -> AsyncIterator[tuple[RedisProcess, RedisReplayStore]]:
+    if not RedisProcess.installed():
+        if "redis" in os.environ.get("ZETA_GUARD_REQUIRE", ""):
+            pytest.fail("redis-server is required and not installed")
+        pytest.skip("redis-server is not installed")
+    server = RedisProcess(tmp_path)
+    server.start()
+    clock.now -= 100
+    store = RedisReplayStore(RedisStore(url=server.url, timeout_ms=300), clock=clock)
+    await store.start()
+    clock.now += 100
+    yield server, store
+    await store.close()
+    server.stop()
+
+
+@pytest.mark.redis
+async def test_with_redis_it_is_the_same(
+    make_world: MakeWorld,
+    backend: RawBackend,
+    to: To,
+    redis: tuple[RedisProcess, RedisReplayStore],
+    passed: list[int],
+    lane: str,
+) -> None:
+    server, store = redis
+    world = await make_world([to(backend)], replay=store)
+    reader, writer = await warm(world)
+    spent = world.head("/vsd/1")
+    for status in (200, 401):
+        writer.write(spent)
+        assert (await world.reply(reader)).status == status
+    assert passed == ([200] if lane == "plain" else [])
+    # A script that the server forgot is no reason to refuse anybody.
+    server.ask("SCRIPT", "FLUSH")
+    fresh = world.head("/vsd/2")
+    for status in (200, 401):
+        writer.write(fresh)
+        assert (await world.reply(reader)).status == status
+    assert len(backend.heads) == 3
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("how", ["stop", "pause"])
+async def test_without_redis_nothing_passes(
+    make_world: MakeWorld, backend: RawBackend, to: To, redis: tuple[RedisProcess, RedisReplayStore], how: str
+) -> None:
+    server, store = redis
+    world = await make_world([to(backend)], replay=store)
+    reader, writer = await warm(world)
+    (server.stop if how == "stop" else server.pause)()
+    try:
+        for _ in range(2):
+            writer.write(world.head())
+            reply = await world.reply(reader)
+            assert (reply.status, json.loads(reply.body)["error"]) == (503, "temporarily_unavailable")
+            assert reply.header("Retry-After")
+    finally:
+        server.resume()
+    assert len(backend.heads) == 1
+
+
+@pytest.mark.redis
+async def test_a_claim_whose_answer_is_lost_passes_once(
+    make_world: MakeWorld, backend: RawBackend, to: To, redis: tuple[RedisProcess, RedisReplayStore]
+) -> None:
+    server, store = redis
+    world = await make_world([to(backend)], replay=store)
+    reader, writer = await warm(world)
+    connection = store._link.current
+    assert connection is not None
+    assert connection._transport is not None
+    connection._transport.pause_reading()
+    raw = world.head("/vsd/1")
+    writer.write(raw)
+    while "2" not in server.ask("EVAL", "return #redis.call('keys', '*c:*')", "0"):  # noqa: ASYNC110 - asked of the server
+        await asyncio.sleep(0.005)
+    connection.abort()
+    for status in (200, 401):
+        assert (await world.reply(reader)).status == status
+        if status == 200:
+            writer.write(raw)
     assert len(backend.heads) == 2
 
 
