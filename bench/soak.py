@@ -2,8 +2,8 @@
 
 Looks for what only time shows: memory that grows once everything has reached its bound, file descriptors that stay open,
 answers that nobody expected. What is bounded by time reaches its bound early, because lifetimes are short; what is bounded by
-number is filled before the load begins (refusals) or in its first half (4096 texts of tokens). From the second half on nothing may grow any more. Everything else
-is the default configuration with raised rate limits.
+number is filled before the load begins (refusals) or in its first half (4096 texts of tokens). From the second half on nothing
+may grow any more. Everything else is the default configuration with raised rate limits.
 """
 
 from __future__ import annotations
