@@ -61,3 +61,9 @@ def test_a_record_is_believed_only_as_it_is_and_under_its_own_name(tail: bytes |
         assert seal.open(b"s", changed) is None, place
     for length in range(len(sealed)):
         assert seal.open(b"s", sealed[:length]) is None, length
+
+
+def test_a_record_of_a_later_version_is_not_guessed_at() -> None:
+    version, body = b"\x09", b'{"a":1}\ntail'
+    mac = hmac.digest(NEW, (1).to_bytes(4, "big") + b"s" + version + body, "sha256")
+    assert RecordSeal((NEW,)).open(b"s", version + mac + body) is None

@@ -99,6 +99,20 @@ def test_a_leaf_signed_with_an_unknown_algorithm_is_refused(pki: DemoPki) -> Non
         find_issuer(leaf, anchors_of(pki.smcb_ca))
 
 
+def test_a_leaf_whose_extensions_cannot_be_read_is_refused_at_every_step(pki: DemoPki) -> None:
+    garbage = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    broken = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x02\x01\x05")
+    for extra in (garbage, broken):
+        leaf = pki.issue_smcb(TELEMATIK_ID, profile=LeafProfile(extra=((extra, False),))).certificate
+        steps = (lambda: find_issuer(leaf, anchors_of(pki.smcb_ca)), lambda: check_policy(leaf, ["1.2.276.0.76.4.77"]))
+        for step in steps:
+            if extra is garbage:
+                step()
+                continue
+            with pytest.raises(ChainError, match="cannot be read"):
+                step()
+
+
 @pytest.mark.parametrize(
     ("offset", "fault"),
     [(-DAY - 1, "not valid yet"), (-DAY, None), (0, None), (30 * DAY, None), (30 * DAY + 1, "has expired")],
