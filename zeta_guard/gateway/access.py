@@ -21,15 +21,24 @@ from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.jose.dpop import PROOF_KIND, DpopProof, UnprovenProof, check_dpop_proof, proof_life, prove
 from zeta_guard.jose.recent import Recent
-from zeta_guard.jose.token_hash import token_hash
+from zeta_guard.jose.token_hash import TokenHash, token_hash
 from zeta_guard.store.claim_key import claim_key
 from zeta_guard.store.contract import Claim, block_subject
 from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
 from zeta_guard.tokens.verifier import SLOT, AccessTokenVerifier, MissingKey
 
 _KNOWN_HOLDERS: Final = 10_000
+
+
+class PresentedToken(NamedTuple):
+    """An access token as it came, and its hash. Nothing about it is verified."""
+
+    text: str
+    hash: TokenHash
+
+
 # Text that comes again is the same object again, and found by it without being read.
-_tokens: Final[Recent[str, str]] = Recent(4096)
+_tokens: Final[Recent[str, PresentedToken]] = Recent(4096)
 _LONGEST_KNOWN: Final = 4096
 # As long as the verifier hands out the same token.
 _KNOWN_SECONDS: Final = 60
@@ -86,7 +95,8 @@ class Unproven(NamedTuple):
 
     route: Route
     token: AccessToken
-    text: str
+    digest: bytes
+    """SHA-256 of the token as it came."""
     proof: UnprovenProof
 
 
@@ -154,8 +164,8 @@ class AccessCheck:
             return Refuse(error, begun.route)
 
     def _begin(self, route: Route, facts: RequestFacts) -> MissingKeys | Unproven:
-        text = read_authorization(facts.headers.getall("Authorization", ()))
-        token = self._verifier.verify(text, now=facts.now)
+        presented = read_authorization(facts.headers.getall("Authorization", ()))
+        token = self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest)
         if isinstance(token, MissingKey):
             return MissingKeys("token", token.issuer, token.kid, route)
         self._check_token(token, route, facts.now)
@@ -167,13 +177,13 @@ class AccessCheck:
             past=self._proof_age,
             ahead=self._skew,
             nonce="absent-ok",
-            access_token=text,
+            access_token=presented.hash,
             status=401,
         )
-        return _new(Unproven, (route, token, text, proof))
+        return _new(Unproven, (route, token, presented.hash.digest, proof))
 
     def _conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
-        route, token, text, _ = begun
+        route, token, digest, _ = begun
         if proof.jkt != token.jkt:
             raise ZetaError(
                 "invalid_dpop_proof",
@@ -192,7 +202,7 @@ class AccessCheck:
             popp = checked
         key = claim_key(PROOF_KIND, proof.jkt, proof.jti)
         claim = _new(Claim, (key, float(proof.issued_at), self._proof_life, "DPoP proof"))
-        return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, text)))
+        return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, digest)))
 
     def _check_token(self, token: AccessToken, route: Route, now: float) -> None:
         if now >= token.expires_at + self._leeway:
@@ -246,7 +256,7 @@ class AccessCheck:
         return holder
 
 
-def read_authorization(values: Sequence[str]) -> str:
+def read_authorization(values: Sequence[str]) -> PresentedToken:
     """The token of ``Authorization: DPoP <token>`` (scheme in any case; ``Bearer`` is none of ours).
 
     Raises ZetaError 401 ``invalid_token``.
@@ -271,9 +281,10 @@ def read_authorization(values: Sequence[str]) -> str:
             stage="authorization",
         )
     token = token.lstrip(" ")
+    presented = PresentedToken(token, token_hash(token))
     if len(value) <= _LONGEST_KNOWN:
-        _tokens.put(value, token)
-    return token
+        _tokens.put(value, presented)
+    return presented
 
 
 def check_address(holder: Holder, address: IPAddress | None) -> None:
@@ -307,12 +318,10 @@ def check_acr(token: AccessToken, route: Route) -> None:
         )
 
 
-def _fingerprint(facts: RequestFacts, token: str) -> bytes:
+def _fingerprint(facts: RequestFacts, token: bytes) -> bytes:
     """What makes a request the same request: token, method, client address, raw target (none of them holds a line break)."""
     address = facts.client_address
     where = "" if address is None else f"{type(address).__name__}/{address._ip}"  # type: ignore[union-attr]
     hasher = _HASHER.copy()
-    hasher.update(
-        token_hash(token).digest + f"{facts.method}\n{where}\n{facts.target}".encode("utf-8", "surrogatepass")
-    )
+    hasher.update(token + f"{facts.method}\n{where}\n{facts.target}".encode("utf-8", "surrogatepass"))
     return hasher.digest()

@@ -22,7 +22,7 @@ from zeta_guard.jose.jws import check_header, split_jws
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import parse_object
-from zeta_guard.jose.token_hash import token_hash
+from zeta_guard.jose.token_hash import TokenHash, token_hash
 
 MAX_PROOF_BYTES: Final = 8192
 """Longest proof."""
@@ -101,7 +101,7 @@ def verify_dpop_proof(
     past: int,
     ahead: int,
     nonce: Literal["required", "absent-ok"],
-    access_token: str | None,
+    access_token: str | TokenHash | None,
     status: int,
 ) -> DpopProof:
     """Verify the DPoP header of a request: :func:`check_dpop_proof`, then :func:`prove`."""
@@ -129,14 +129,14 @@ def check_dpop_proof(
     past: int,
     ahead: int,
     nonce: Literal["required", "absent-ok"],
-    access_token: str | None,
+    access_token: str | TokenHash | None,
     status: int,
 ) -> UnprovenProof:
     """Everything about the DPoP header of a request but the signature. Pure: ``now`` is the request's clock reading in Unix
     seconds.
 
     ``values`` are all DPoP header values, of which exactly one may exist. ``url`` is the public URL of the request. The proof
-    may be ``past`` seconds old and ``ahead`` seconds ahead. With ``access_token``, ``ath`` must be its hash. Raises ZetaError
+    may be ``past`` seconds old and ``ahead`` seconds ahead. With ``access_token`` (or its hash), ``ath`` must be its hash. Raises ZetaError
     ``invalid_dpop_proof`` with ``status`` (401 at resources, 400 at the token endpoint), and nothing else.
     """
     slot = _slots.get(status) or _slots.setdefault(status, Slot("DPoP proof", "invalid_dpop_proof", status))
@@ -174,8 +174,10 @@ def check_dpop_proof(
             raise slot.refuse("'nonce' is missing; expected the value of a fresh nonce")
     elif type(proof_nonce) is not str or not 0 < len(proof_nonce) <= MAX_JTI:
         raise slot.refuse(f"'nonce' must be text of 1 to {MAX_JTI} characters")
-    if access_token is not None and claims.get("ath") != token_hash(access_token).ath:
-        raise slot.refuse("'ath' does not match; expected the SHA-256 hash of the access token in base64url")
+    if access_token is not None:
+        ath = access_token.ath if isinstance(access_token, TokenHash) else token_hash(access_token).ath
+        if claims.get("ath") != ath:
+            raise slot.refuse("'ath' does not match; expected the SHA-256 hash of the access token in base64url")
     if "exp" in claims or "nbf" in claims:
         _check_own_times(claims, now, ahead, slot)
 

@@ -43,7 +43,10 @@ def b64_decode(text: str) -> bytes:
     Raises ValueError for every other spelling.
     """
     raw = text.encode("ascii")
+    if len(raw) & 3:
+        raise ValueError("not canonical base64")
     decoded = binascii.a2b_base64(raw, strict_mode=True)
-    if binascii.b2a_base64(decoded, newline=False) != raw:
+    # The strict mode has seen the alphabet and data behind padding; what is left are the unused bits of the last character.
+    if raw[-1:] == b"=" and (raw[-3] not in _LAST_OF_TWO if raw[-2:] == b"==" else raw[-2] not in _LAST_OF_THREE):
         raise ValueError("not canonical base64")
     return decoded

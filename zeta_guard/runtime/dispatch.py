@@ -64,13 +64,19 @@ class Dispatcher:
         self.refusals.note(refusal, request_id=request_id, door="http", route="", now=self._clock())
         report_early_refusal(refusal, self.generation.events, request_id=request_id)
 
-    def limits(self) -> Limits:
-        """The limits in force."""
-        return self.generation.config.limits
+    @property
+    def generation(self) -> Generation:
+        """Who answers new requests."""
+        return self._generation
+
+    @generation.setter
+    def generation(self, generation: Generation) -> None:
+        self._generation = generation
+        self.limits: Limits = generation.config.limits
 
     def begin(self, request: PlainRequest, protocol: GuardProtocol) -> None:
         """Begin to answer a plain request; what cannot be done at once is handed over to the connection's task."""
-        generation = self.generation
+        generation = self._generation
         request_id = new_request_id()
         self.in_flight += 1
         self._running[id(generation)] += 1

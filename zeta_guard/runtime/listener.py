@@ -46,8 +46,8 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class PlainDoor(Protocol):
     """Who answers plain requests (:class:`zeta_guard.runtime.dispatch.Dispatcher`)."""
 
-    def limits(self) -> Limits:
-        """The limits in force."""
+    limits: Limits
+    """The limits in force."""
 
     def begin(self, request: PlainRequest, protocol: GuardProtocol) -> None:
         """Begin; ``protocol.exchange`` is set when this returns, unless it is over already."""
@@ -140,7 +140,7 @@ class GuardProtocol(RequestHandler):
             and not self._messages
             and not waiter.done()
             and not (self._force_close or self._close or self._upgraded)
-            and (head := read_plain_head(data, plain.limits())) is not None
+            and (head := read_plain_head(data, plain.limits)) is not None
         ):
             remote = self._remote
             if remote is None:
