@@ -65,3 +65,18 @@ def test_standard_base64_is_read(raw: bytes) -> None:
 def test_other_spellings_of_standard_base64_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         b64_decode(text)
+
+
+@given(st.text("ABCDwxyzQg01+/=-_ \n", max_size=12))
+def test_standard_base64_has_one_spelling_of_every_value(text: str) -> None:
+    try:
+        decoded = b64_decode(text)
+    except ValueError:
+        return
+    assert base64.b64encode(decoded).decode() == text
+
+
+@pytest.mark.parametrize("text", ["QcEE=", "QcEE====", "QQ==QQ==", "QR==", "QUJ=", "A===", "====", "QQ=", "QQ"])
+def test_other_spellings_of_standard_base64_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        b64_decode(text)

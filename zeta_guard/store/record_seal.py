@@ -12,6 +12,8 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 import orjson
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from zeta_guard.store.contract import Client, ClientState, Session
 from zeta_guard.store.session_record import SessionRecord
@@ -36,10 +38,11 @@ _SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session) if mem
 class RecordSeal:
     """Makes and reads sealed records. ``keys``: current first; the others only read."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_macs",)
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._keys: Final = tuple(keys)
+        # Copies of a keyed MAC save the search for the algorithm and the hashing of the key.
+        self._macs: Final = tuple(HMAC(key, hashes.SHA256()) for key in keys)
 
     def seal(self, name: bytes, content: dict[str, Any], tail: bytes | None = None) -> bytes:
         """Version, MAC, JSON, and where there is one the tail."""
@@ -47,7 +50,7 @@ class RecordSeal:
             version, body = _PLAIN, orjson.dumps(content)
         else:
             version, body = _WITH_TAIL, orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE) + tail
-        return version + _mac(self._keys[0], name, version, body) + body
+        return b"".join((version, _mac(self._macs[0], name, version, body), body))
 
     def open(self, name: bytes, sealed: bytes) -> tuple[dict[str, Any], bytes | None] | None:
         """Content and tail, or None when this guard did not write it under this name."""
@@ -55,8 +58,8 @@ class RecordSeal:
         if len(sealed) <= 1 + _MAC_BYTES or version not in (_PLAIN, _WITH_TAIL):
             return None
         mac, body = sealed[1 : 1 + _MAC_BYTES], sealed[1 + _MAC_BYTES :]
-        for key in self._keys:
-            if hmac.compare_digest(mac, _mac(key, name, version, body)):
+        for keyed in self._macs:
+            if hmac.compare_digest(mac, _mac(keyed, name, version, body)):
                 break
         else:
             return None
@@ -67,8 +70,11 @@ class RecordSeal:
         return orjson.loads(content), tail
 
 
-def _mac(key: bytes, name: bytes, version: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, b"".join((len(name).to_bytes(4, "big"), name, version, body)), "sha256")
+def _mac(keyed: HMAC, name: bytes, version: bytes, body: bytes) -> bytes:
+    mac = keyed.copy()
+    mac.update(b"".join((len(name).to_bytes(4, "big"), name, version)))
+    mac.update(body)
+    return mac.finalize()
 
 
 def client_content(client: Client) -> dict[str, Any]:
