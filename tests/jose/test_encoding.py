@@ -61,7 +61,25 @@ def test_standard_base64_is_read(raw: bytes) -> None:
     assert b64_decode(base64.b64encode(raw).decode()) == raw
 
 
-@pytest.mark.parametrize("text", ["QQ", "QR==", "QQ==\n", " QQ==", "-_8=", "QQ===", "Q=Q=", "QQ==QQ==", "é", "="])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "QQ",
+        "QR==",
+        "QUJ=",
+        "QQ==\n",
+        " QQ==",
+        "-_8=",
+        "QQ===",
+        "QcEE=",
+        "QcEE====",
+        "Q=Q=",
+        "QQ==QQ==",
+        "A===",
+        "é",
+        "=",
+    ],
+)
 def test_other_spellings_of_standard_base64_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         b64_decode(text)
@@ -74,9 +92,3 @@ def test_standard_base64_has_one_spelling_of_every_value(text: str) -> None:
     except ValueError:
         return
     assert base64.b64encode(decoded).decode() == text
-
-
-@pytest.mark.parametrize("text", ["QcEE=", "QcEE====", "QQ==QQ==", "QR==", "QUJ=", "A===", "====", "QQ=", "QQ"])
-def test_other_spellings_of_standard_base64_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        b64_decode(text)
