@@ -45,7 +45,7 @@ from zeta_guard.store.redis_blocks import clear_blocks, drop_block, put_block
 from zeta_guard.store.redis_clients import RedisClients, SeenClient
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import GuardedCommands
-from zeta_guard.store.redis_link import no_answer
+from zeta_guard.store.redis_link import no_answer, number
 from zeta_guard.store.redis_replay import WON, RedisReplayStore, _outcome
 from zeta_guard.store.redis_scripts import LOOK_UP, RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, SPEND, TAKE, Script
 from zeta_guard.store.redis_sessions import RedisSessions, SeenSession
@@ -137,10 +137,13 @@ class RedisStore(RedisReplayStore):
             if reply == b"E" and not last:
                 await self._renew(epoch)
                 continue
-            if isinstance(reply, list) and isinstance(reply[0], int) and isinstance(reply[1], bytes):
-                charge = charges[reply[0]]
-                state = bucket_state(False, float(reply[1]), per_minute=charge.per_minute, burst=charge.burst)
-                return ClaimOutcome(ClaimStatus.EMPTY, reply[0], bucket=state)
+            if isinstance(reply, list):
+                index, tokens = reply if len(reply) == 2 else (None, None)
+                if not isinstance(index, int) or not 0 <= index < len(charges):
+                    raise no_answer()
+                charge = charges[index]
+                state = bucket_state(False, number(tokens), per_minute=charge.per_minute, burst=charge.burst)
+                return ClaimOutcome(ClaimStatus.EMPTY, index, bucket=state)
             if reply == b"W":
                 self._ahead.note(claims, owner, now)
                 return WON
@@ -274,17 +277,16 @@ class RedisStore(RedisReplayStore):
     async def take(self, bucket: str, *, per_minute: int, burst: int, now: float) -> Bucket:
         """See the contract."""
         reply = await self._run(TAKE, [self._bucket_key(bucket)], now, per_minute, burst)
-        if not isinstance(reply, list) or not isinstance(reply[1], bytes):
+        if not isinstance(reply, list) or len(reply) != 2:
             raise no_answer()
-        return bucket_state(bool(reply[0]), float(reply[1]), per_minute=per_minute, burst=burst)
+        return bucket_state(reply[0] == 1, number(reply[1]), per_minute=per_minute, burst=burst)
 
     async def see_key(self, jkt: str, *, ttl: int, now: float) -> KeyAge:
         """See the contract."""
         reply = await self._run(SEE_KEY, [self._prefix + b"seen:" + jkt.encode()], now, ttl * 1000)
         if not isinstance(reply, list) or len(reply) != 2:
             raise no_answer()
-        first, last = (float(moment) for moment in reply if isinstance(moment, bytes))
-        return KeyAge(first, last)
+        return KeyAge(number(reply[0]), number(reply[1]))
 
 
 def _seen_together(seen: object) -> tuple[SeenSession, SeenClient] | None:

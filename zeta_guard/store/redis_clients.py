@@ -17,7 +17,7 @@ from zeta_guard.store.record_seal import RecordSeal, client_content, read_client
 from zeta_guard.store.redis_blocks import put_block
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import ATTEMPTS, GuardedCommands
-from zeta_guard.store.redis_link import RedisLink, no_answer
+from zeta_guard.store.redis_link import RedisLink, no_answer, number
 from zeta_guard.store.redis_scripts import TOUCH_CLIENT
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS
 
@@ -45,7 +45,7 @@ class RedisClients:
         for _ in range(ATTEMPTS):
             seen = await self._link.call("GET", index)
             known_id = seen if isinstance(seen, bytes) else b""
-            known = (await self._read(known_id.decode(), now))[0] if known_id else None
+            known = (await self._read(known_id.decode("utf-8", "replace"), now))[0] if known_id else None
             if known is not None:
                 return known
             step = GuardedCommands()
@@ -171,15 +171,15 @@ class RedisClients:
 
     def _open(self, client_id: str, reply: Reply, now: float) -> tuple[Client | None, bytes]:
         """The client and its sealed record."""
-        if not isinstance(reply, list):
+        if not isinstance(reply, list) or len(reply) != 3:
             raise no_answer()
         sealed, used, ends = reply
         if not isinstance(sealed, bytes) or not isinstance(used, bytes) or not isinstance(ends, bytes):
             return None, b""
         content = self._seal.open(self._key(client_id), sealed)
-        if content is None or float(ends) <= now:
+        if content is None or number(ends) <= now:
             return None, sealed
-        return read_client(content[0], int(float(used))), sealed
+        return read_client(content[0], int(number(used))), sealed
 
     def _write(self, step: GuardedCommands, client: Client, *, ttl: int, now: float) -> None:
         key, index = self._key(client.client_id), self._index(client.key_thumbprint)

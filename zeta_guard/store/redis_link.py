@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +40,17 @@ LONGEST_PAUSE: Final = 1.0
 def no_answer() -> ZetaError:
     """503: the store is away."""
     return unavailable("the store of the guard does not answer", stage="store")
+
+
+def number(reply: Reply) -> float:
+    """A number that a script or a field holds as text. Raises ZetaError 503 for anything else."""
+    try:
+        found = float(reply) if isinstance(reply, bytes) else math.nan
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise no_answer()
+    return found
 
 
 def script_call(script: Script, keys: Sequence[bytes], *arguments: Argument) -> bytes:

@@ -215,7 +215,7 @@ class RedisReplayStore:
             epoch = self._epoch_value
             keys = (self._blocks_key, self._returned_key)
             reply = await self._run(READ_BLOCKS, [self._epoch_key], epoch, *keys, self._known_version)
-            if not isinstance(reply, list) or not isinstance(reply[0], bytes):
+            if not isinstance(reply, list) or not reply or not isinstance(reply[0], bytes):
                 raise no_answer()
             if reply[0] == b"E":
                 if last:
@@ -314,11 +314,12 @@ def _server(epoch_value: bytes) -> str:
 
 
 def _outcome(reply: Reply) -> ClaimOutcome:
-    if isinstance(reply, bytes) and reply[:1] == b"L":
-        return ClaimOutcome(ClaimStatus.LOST, int(reply[1:]))
-    if isinstance(reply, bytes) and reply[:1] == b"B":
-        index, _, reason = reply[1:].partition(b":")
-        return ClaimOutcome(ClaimStatus.BLOCKED, int(index), reason.decode())
+    if isinstance(reply, bytes):
+        kind, (index, _, reason) = reply[:1], reply[1:].partition(b":")
+        if kind == b"L" and index.isdigit():
+            return ClaimOutcome(ClaimStatus.LOST, int(index))
+        if kind == b"B" and index.isdigit():
+            return ClaimOutcome(ClaimStatus.BLOCKED, int(index), reason.decode("utf-8", "replace"))
     raise unavailable("the store of the guard gave no usable answer", stage="store")
 
 

@@ -1,0 +1,148 @@
+"""A server that answers nonsense: everything is a 503 or nothing, nobody wins, and no other error comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+import pytest
+
+from zeta_guard.config.store import RedisStore as RedisStoreConfig
+from zeta_guard.errors import ZetaError
+from zeta_guard.simulators.redis_process import RedisProcess
+from zeta_guard.store.contract import (
+    BindStatus,
+    Block,
+    Charge,
+    Claim,
+    ClaimStatus,
+    Client,
+    RotateStatus,
+    Session,
+    Store,
+)
+
+pytestmark = pytest.mark.redis
+
+NOW = 1_750_000_010.0
+CLAIM = Claim(hashlib.sha256(b"c").digest(), NOW, 60)
+CLIENT = Client("c", "t", {}, "client", int(NOW))
+SESSION = Session("s", "c", "i", "k", "j", int(NOW), int(NOW) + 60, b"sealed")
+LIES = {
+    "nothing": b"$-1\r\n",
+    "fine": b"+OK\r\n",
+    "one": b":1\r\n",
+    "less than nothing": b":-5\r\n",
+    "text": b"$3\r\nabc\r\n",
+    "a letter": b"$1\r\nL\r\n",
+    "binary": b"$2\r\n\xff\x00\r\n",
+    "no numbers": b"*2\r\n$3\r\nnan\r\n$3\r\ninf\r\n",
+    "one and no number": b"*2\r\n:0\r\n$3\r\nnan\r\n",
+    "empty list": b"*0\r\n",
+    "list of nothing": b"*3\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "numbers": b"*2\r\n:1\r\n:1\r\n",
+    "texts": b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n",
+    "list of lists": b"*2\r\n*0\r\n*1\r\n$1\r\na\r\n",
+    "error": b"-ERR nonsense\r\n",
+}
+
+
+class Liar:
+    """Stands between a store and its server, and answers every command itself once it has a ``lie``."""
+
+    def __init__(self, server: RedisProcess, path: str) -> None:
+        self._server = server
+        self._path = path
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.lie: bytes | None = None
+
+    async def start(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._serve, self._path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.socket_path))
+        back = asyncio.create_task(self._pass_on(far_reader, writer))
+        parser = hiredis.Reader()
+        with suppress(asyncio.CancelledError):
+            while data := await reader.read(65_536):
+                parser.feed(data)
+                commands = 0
+                while parser.gets() is not False:
+                    commands += 1
+                if self.lie is None:
+                    far_writer.write(data)
+                else:
+                    writer.write(self.lie * commands)
+        back.cancel()
+        far_writer.close()
+        writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+
+
+@pytest.fixture
+async def liar(shared_redis: RedisProcess, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Liar]:
+    found = Liar(shared_redis, str(tmp_path_factory.mktemp("liar") / "r.sock"))
+    server = await found.start()
+    yield found
+    server.close()
+
+
+def ask(store: Store) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Everything that a store can be asked."""
+    claims: Any = {"owner": "o", "fingerprint": bytes(32), "now": NOW}
+    rotation: Any = {"presented_jti": "j", "successor_jti": "k", "jkt": "k", "sealed_answer": b"a", "grace": 10}
+    binding: Any = {"institution": "i", "platform": "linux", "ttl": 60, "most": 9, "new_per_hour": 9}
+    return {
+        "claim": lambda: store.claim([CLAIM], ["session:s"], **claims),
+        "spend": lambda: store.spend([CLAIM], ["session:s"], [Charge("b", 60, 1)], **claims),
+        "mark": lambda: store.mark_resendable(CLAIM.key, owner="o", fingerprint=bytes(32)),
+        "blocks": lambda: store.blocks(now=NOW),
+        "block": lambda: store.block(Block("client:c", "emergency", NOW + 60, NOW), now=NOW),
+        "unblock": lambda: store.unblock("client:c"),
+        "register": lambda: store.register_client(CLIENT, ttl=60, most_pending=10, now=NOW),
+        "client": lambda: store.get_client("c", now=NOW),
+        "look up": lambda: store.look_up("c", session_id="s", cached=("x",), now=NOW),
+        "touch": lambda: store.touch_client("c", ttl=60, now=NOW),
+        "bind": lambda: store.bind_client("c", **binding, now=NOW),
+        "clients": lambda: store.list_clients("i", now=NOW),
+        "delete": lambda: store.delete_client("c", now=NOW),
+        "start": lambda: store.start_session(SESSION, now=NOW),
+        "session": lambda: store.get_session("s", now=NOW),
+        "rotate": lambda: store.rotate_session("s", **rotation, now=NOW),
+        "end": lambda: store.end_session("s", reason="revoked", ttl=60, now=NOW),
+        "sessions": lambda: store.list_sessions(now=NOW),
+        "cached": lambda: store.get_cached("x", now=NOW),
+        "cache": lambda: store.put_cached("x", b"v", ttl=60, now=NOW),
+        "take": lambda: store.take("b", per_minute=60, burst=1, now=NOW),
+        "key": lambda: store.see_key("k", ttl=60, now=NOW),
+        "ping": store.ping,
+    }
+
+
+def gained(outcome: Any) -> bool:
+    """Whether somebody got through who should not."""
+    status = getattr(outcome, "status", None)
+    return status in (ClaimStatus.WON, RotateStatus.WON, RotateStatus.SUCCESSOR, BindStatus.ALREADY) or isinstance(
+        outcome, Session
+    )
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_nonsense_is_a_503_or_nothing(lie: str, liar: Liar, open_redis: Callable[..., Awaitable[Store]]) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="lies:"))
+    liar.lie = LIES[lie]
+    for name, question in ask(store).items():
+        outcome: Any = (await asyncio.gather(question(), return_exceptions=True))[0]
+        if isinstance(outcome, BaseException):
+            assert isinstance(outcome, ZetaError), f"{name}: {outcome!r}"
+            assert outcome.status == 503
+        else:
+            assert not gained(outcome), name
