@@ -127,7 +127,8 @@ class Dispatcher:
         """Do the rest of a plain request's work; never raises but for cancellation and a client that is gone."""
         work = exchange.work
         assert work is not None
-        exchange.work = None
+        # Whoever waited for the client's end leads back to the exchange.
+        exchange.work = exchange.on_gone = None
         return await self._settle(
             exchange.generation, exchange.request, exchange.request_id, exchange.started, lambda: exchange.door, work
         )
