@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import socket
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zeta_guard.config.store import RedisStore
+from zeta_guard.gateway.passage import Passage
+from zeta_guard.http.facts import RequestFacts
+from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.runtime.exchange import Exchange
 from zeta_guard.runtime.listener import GuardProtocol
 from zeta_guard.simulators.redis_process import RedisProcess
@@ -648,7 +652,7 @@ async def test_a_connection_that_the_backend_closed_is_not_taken(world: World, b
 async def test_the_proof_of_a_request_that_reached_nobody_may_come_again(world: World, backend: RawBackend) -> None:
     reader, writer = await warm(world)
     await backend.stop()
-    pool = next(iter(world.gateway._pools.values()))
+    pool = next(iter(world.gateway.forwarder.pools.values()))
     await world.until(lambda: pool.size == 0)
     raw = world.head()
     writer.write(raw)
@@ -729,7 +733,7 @@ async def test_a_client_that_leaves_before_the_answer_takes_its_connection_along
     await gate.asked.get()
     leave(writer)
     await world.until(lambda: not world.dispatcher.in_flight)
-    pool = next(iter(world.gateway._pools.values()))
+    pool = next(iter(world.gateway.forwarder.pools.values()))
     await world.until(lambda: pool.size == 0)
     gate.open.set()
     reader, writer = await world.connect()
@@ -747,7 +751,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_answer_takes_its_connec
     await reader.readuntil(b"\r\n\r\nabc")
     leave(writer)
     await world.until(lambda: not world.dispatcher.in_flight)
-    pool = next(iter(world.gateway._pools.values()))
+    pool = next(iter(world.gateway.forwarder.pools.values()))
     await world.until(lambda: pool.size == 0)
     backend.answer = lambda head: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     reader, writer = await world.connect()
@@ -792,7 +796,7 @@ async def test_a_client_that_leaves_while_its_request_is_handed_over_leaves_no_c
 
     monkeypatch.setattr(GuardProtocol, "take_over_exchange", leave)
     writer.write(world.head("/vsd/1"))
-    pool = next(iter(world.gateway._pools.values()))
+    pool = next(iter(world.gateway.forwarder.pools.values()))
     await world.until(lambda: len(backend.heads) == 2 and not world.dispatcher.in_flight)
     await world.until(lambda: pool.size == 0)
 
@@ -842,12 +846,63 @@ async def test_what_fails_on_the_way_is_500(world: World, backend: RawBackend, m
     def fail(*arguments: Any) -> None:
         raise OSError("no more words")
 
-    pool = next(iter(world.gateway._pools.values()))
+    pool = next(iter(world.gateway.forwarder.pools.values()))
     with monkeypatch.context() as broken:
-        broken.setattr(world.gateway, "rate_lines", fail)
+        broken.setattr(world.gateway.forwarder, "rate_lines", fail)
         writer.write(world.head())
         reply = await world.reply(reader)
         assert (reply.status, json.loads(reply.body)["error"]) == (500, "server_error")
     assert pool.in_use == 0
     writer.write(world.head())
     assert (await world.reply(reader)).body == b"ok"
+
+
+@only_plain
+async def test_nothing_of_a_request_waits_for_the_garbage_collector(world: World, backend: RawBackend) -> None:
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    halves = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc", b"def"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"0\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, _ = await backend.read_request(reader)
+            if b"/vsd/silent" in head:
+                await asyncio.Event().wait()
+            pieces = halves if b"/halves" in head else chunked if b"/chunked" in head else (ok,)
+            writer.write(pieces[0])
+            if b"/leave" in head:
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.01 * (len(pieces) - 1))
+            writer.writelines(pieces[1:])
+
+    def left() -> list[Any]:
+        return [one for one in gc.get_objects() if isinstance(one, Exchange | Passage | PlainRequest | RequestFacts)]
+
+    backend.script = serve
+    reader, writer = await warm(world)
+    gc.collect()
+    gc.disable()
+    try:
+        assert left() == []
+        for path, status in (("/vsd/1", 200), ("/vsd/halves", 200), ("/vsd/chunked", 200), ("/none", 404)):
+            raw = world.head(path)
+            writer.write(raw)
+            assert (await world.reply(reader)).status == status
+            await asyncio.sleep(0.02)
+            assert left() == [], path
+            writer.write(raw)
+            assert (await world.reply(reader)).status == (401 if status == 200 else status)
+            await asyncio.sleep(0.02)
+            assert left() == [], path
+        writer.write(world.head(method="POST", extra="Content-Length: 1001\r\n") + b"x" * 1001)
+        assert (await world.reply(reader)).status == 413
+        for path in ("/vsd/silent", "/vsd/halves/leave", "/vsd/chunked/leave"):
+            reader, writer = await warm(world)
+            writer.write(world.head(path))
+            await (asyncio.sleep(0.05) if "silent" in path else reader.readuntil(b"abc"))
+            reset(writer)
+            await world.until(lambda: not world.dispatcher.in_flight)
+            await asyncio.sleep(0.02)
+            assert left() == [], path
+    finally:
+        gc.enable()

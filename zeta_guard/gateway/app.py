@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from zeta_guard.config.gateway import Upstream
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.gateway import metadata
 from zeta_guard.gateway.access import AccessCheck, Grant, MissingKeys, Refuse, Unproven, Verdict
-from zeta_guard.gateway.deadline import DeadlineWatch
-from zeta_guard.gateway.forward import Backend, forward, forward_late, refusal_of, relay
-from zeta_guard.gateway.headers import Inbound, forwarded_line, popp_line, sort_request_headers
+from zeta_guard.gateway.forward import forward
+from zeta_guard.gateway.forwarder import Forwarder
+from zeta_guard.gateway.headers import sort_request_headers
 from zeta_guard.gateway.metrics import GatewayMetrics
 from zeta_guard.gateway.passage import Exchange, Passage
 from zeta_guard.gateway.popp import SLOT as POPP_SLOT
@@ -27,20 +25,15 @@ from zeta_guard.gateway.popp_keys import PoppKeys
 from zeta_guard.gateway.proving import Proving
 from zeta_guard.gateway.refusal_event import report_refusal
 from zeta_guard.gateway.request_policy import RequestPolicy
-from zeta_guard.gateway.response import ClientWriter, WrittenResponse
-from zeta_guard.gateway.route import Route, RouteTable, build_routes
+from zeta_guard.gateway.route import Route, build_routes
 from zeta_guard.gateway.sockets import Sockets
 from zeta_guard.gateway.tunnel import SocketRule
-from zeta_guard.gateway.upstream import UpstreamConnection, UpstreamError
 from zeta_guard.gateway.upstream_health import HealthCheck
-from zeta_guard.gateway.upstream_pool import UpstreamGroup, UpstreamPool
 from zeta_guard.gateway.websocket import check_handshake, is_upgrade, open_websocket
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.limits import AddressBuckets, rate_limited
-from zeta_guard.http.plain_request import PlainRequest
-from zeta_guard.store.contract import Bucket, ClaimOutcome, ClaimStatus, ReplayStore
+from zeta_guard.store.contract import Bucket, ClaimStatus, ReplayStore
 from zeta_guard.telemetry.logging import log_event
-from zeta_guard.telemetry.trace_context import new_traceparent
 from zeta_guard.tokens.key_sets import KeySet, RemoteKeySet
 from zeta_guard.tokens.verifier import SLOT as TOKEN_SLOT
 from zeta_guard.tokens.verifier import AccessTokenVerifier
@@ -51,7 +44,7 @@ if TYPE_CHECKING:
     from zeta_guard.jose.sealing import Pseudonymizer
     from zeta_guard.policy.contract import PolicyEngine
     from zeta_guard.telemetry.security_events import SecurityEvents
-    from zeta_guard.telemetry.tracing import Span, Tracing
+    from zeta_guard.telemetry.tracing import Tracing
 
 _logger = logging.getLogger("zeta_guard.gateway")
 
@@ -93,7 +86,6 @@ class Gateway:
         self._replay: Final = replay
         self._key_sets: Final = dict(key_sets)
         self._events: Final = events
-        self._tracing: Final = tracing
         self._clock: Final = clock
         self._metrics: Final = GatewayMetrics(registry)
         self._metadata: Final = metadata.Metadata(config)
@@ -101,12 +93,12 @@ class Gateway:
         self._limited: Final = config.rate_limits.enabled
         self._popp_keys: Final = {issuer.issuer: PoppKeys(issuer, outbound) for issuer in config.gateway.popp_issuers}
         self._policy: Final = RequestPolicy(policy, show_reasons=config.authorization_server.show_reasons)
-        self._watch: Final = DeadlineWatch(loop)
         self._sockets: Final = Sockets(loop)
         self._proving: Final = Proving(loop)
-        self._pools: Final[dict[Upstream, UpstreamPool]] = {}
         table = build_routes(config)
-        self._backends: Final = self._build_backends(table, loop)
+        self.forwarder: Final = Forwarder(
+            config, table, replay=replay, metrics=self._metrics, events=events, tracing=tracing, loop=loop
+        )
         self._access: Final = AccessCheck(
             config,
             table=table,
@@ -116,26 +108,6 @@ class Gateway:
         )
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self._draining = False
-        self.keeps_alive = True
-        """Whether connections stay open after the next answer."""
-
-    def _build_backends(self, table: RouteTable, loop: asyncio.AbstractEventLoop) -> dict[Route, Backend]:
-        backends: dict[Route, Backend] = {}
-        for index, route in enumerate(table.routes):
-            pools = []
-            for number, upstream in enumerate(route.rule.upstreams):
-                pool = self._pools.get(upstream)
-                if pool is None:
-                    where = f"gateway.routes[{index}].upstreams[{number}]"
-                    pool = self._pools[upstream] = UpstreamPool(upstream, self._watch, loop, where=where)
-                pools.append(pool)
-            backends[route] = Backend.of(
-                route.rule,
-                UpstreamGroup(pools),
-                self._metrics.route(route.name),
-                body_idle_seconds=self._config.limits.body_timeout_ms / 1000,
-            )
-        return backends
 
     @property
     def open_sockets(self) -> int:
@@ -148,7 +120,7 @@ class Gateway:
         self._tasks.append(create(self._watch_sockets(), name="websocket watch"))
         for issuer, keys in self._popp_keys.items():
             self._tasks.append(create(keys.keep_fresh(self._clock), name=f"PoPP keys of {issuer}"))
-        for route, backend in self._backends.items():
+        for route, backend in self.forwarder.backends.items():
             if route.rule.health is None:
                 continue
             for number, pool in enumerate(backend.group.pools):
@@ -166,13 +138,13 @@ class Gateway:
     async def drain(self) -> None:
         """Close WebSockets with 1001 and let client connections end after their next answer."""
         self._draining = True
-        self.keeps_alive = False
+        self.forwarder.keeps_alive = False
         await self._sockets.drain()
 
     async def close(self) -> None:
         """Stop everything. What is still open is cut."""
         self._draining = True
-        self.keeps_alive = False
+        self.forwarder.keeps_alive = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -180,9 +152,7 @@ class Gateway:
         self._sockets.abort()
         for keys in self._popp_keys.values():
             await keys.close()
-        for pool in self._pools.values():
-            pool.close()
-        self._watch.close()
+        self.forwarder.close()
 
     def readiness(self) -> dict[str, str | None]:
         """One line per dependency of the gateway: None when fine, else what is wrong."""
@@ -193,7 +163,7 @@ class Gateway:
         for issuer, key_set in self._key_sets.items():
             if isinstance(key_set, RemoteKeySet):
                 lines[f"token keys {issuer}"] = key_set.readiness()
-        for route, backend in self._backends.items():
+        for route, backend in self.forwarder.backends.items():
             if not any(pool.healthy for pool in backend.group.pools):
                 lines[f"route {route.name}"] = "no server is healthy"
         return lines
@@ -243,7 +213,7 @@ class Gateway:
         if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
             passage.exchange.hand_over(self.go_on(request, facts, verdict, passage.bucket, claimed=False))
             return
-        passage.granted(verdict, self._backends[verdict.route])
+        passage.granted(verdict, self.forwarder.backends[verdict.route])
         if verdict.claims:
             self._replay.claim_soon(
                 verdict.claims,
@@ -303,69 +273,9 @@ class Gateway:
             self.report(error, facts, request._state.get("route", ""))
             raise
 
-    async def answer_late(
-        self,
-        request: PlainRequest,
-        facts: RequestFacts,
-        grant: Grant,
-        bucket: Bucket,
-        connection: UpstreamConnection,
-        sent_at: float,
-        span: Span | None,
-    ) -> web.StreamResponse:
-        """Take a request over that was sent to the backend at ``sent_at``. Raises as :meth:`handle`."""
-        backend = self._backends[grant.route]
-        rate = self.rate_lines(bucket)
-
-        async def again() -> WrittenResponse:
-            inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
-            said, _ = self.say(grant, facts, inbound)
-            return await forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
-
-        work = forward_late(
-            request, facts, backend, connection, sent_at, rate=rate, keep_alive=self.keeps_alive, again=again
-        )
-        try:
-            return await self._forwarded(work, backend, grant, facts, span)
-        except ZetaError as error:
-            self.report(error, facts, grant.route.name)
-            raise
-
-    async def relay_late(
-        self,
-        request: PlainRequest,
-        facts: RequestFacts,
-        grant: Grant,
-        connection: UpstreamConnection,
-        status: int,
-        keep_alive: bool,
-        span: Span | None,
-    ) -> web.StreamResponse:
-        """Take over an answer that is partly sent."""
-        backend = self._backends[grant.route]
-        try:
-            client = ClientWriter(request, keep_alive=keep_alive)
-            await relay(request, facts, backend, connection, client)
-        finally:
-            connection.finish()
-            if span is not None:
-                span.end()
-        backend.metrics.count_request(status)
-        return client.done(status)
-
     def report(self, error: ZetaError, facts: RequestFacts, route: str) -> None:
         """Count a refusal; tell the security log what kind of attack it may be."""
         report_refusal(error, route, self._metrics, self._events, facts.request_id)
-
-    def rate_lines(self, bucket: Bucket) -> bytes:
-        """The header lines about the rate limit."""
-        if not self._limited:
-            return b""
-        return b"X-Rate-Limit-Limit: %d\r\nX-Rate-Limit-Remaining: %d\r\nX-Rate-Limit-Reset: %d\r\n" % (
-            bucket.limit,
-            bucket.remaining,
-            bucket.reset,
-        )
 
     def _answer_metadata(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         bucket = self._buckets.take("metadata", facts.client_address, facts.now)
@@ -398,7 +308,7 @@ class Gateway:
         self, request: web.BaseRequest, facts: RequestFacts, grant: Grant, bucket: Bucket, *, claimed: bool = False
     ) -> web.StreamResponse:
         rule = grant.route.rule
-        backend = self._backends[grant.route]
+        backend = self.forwarder.backends[grant.route]
         # What is wrong with a handshake is found before the proof is spent.
         key = self._handshake(request, grant.route) if is_upgrade(request) else None
         if grant.claims and not claimed:
@@ -407,9 +317,9 @@ class Gateway:
             await self._policy.check(grant, facts, websocket=key is not None)
         inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
         if inbound.stripped:
-            self.note_stripped(grant, facts, inbound)
-        said, span = self.say(grant, facts, inbound)
-        rate = self.rate_lines(bucket)
+            self.forwarder.note_stripped(grant, facts, inbound)
+        said, span = self.forwarder.say(grant, facts, inbound)
+        rate = self.forwarder.rate_lines(bucket)
         work: Coroutine[Any, Any, web.StreamResponse]
         if key is not None:
             work = open_websocket(
@@ -423,38 +333,11 @@ class Gateway:
                 most=rule.websocket.max_sockets,
                 rule=self._socket_rule(grant, facts.now),
                 rate=rate,
-                keep_alive=self.keeps_alive,
+                keep_alive=self.forwarder.keeps_alive,
             )
         else:
-            work = forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
-        return await self._forwarded(work, backend, grant, facts, span)
-
-    async def _forwarded(
-        self,
-        work: Coroutine[Any, Any, web.StreamResponse],
-        backend: Backend,
-        grant: Grant,
-        facts: RequestFacts,
-        span: Span | None,
-    ) -> web.StreamResponse:
-        try:
-            response = await work
-        except UpstreamError as error:
-            backend.metrics.count_fault(error.fault.value)
-            refusal = refusal_of(error)
-            if refusal.status == 502 and not error.reached:
-                await self._allow_resending(grant, facts)
-            raise refusal from None
-        finally:
-            if span is not None:
-                span.end()
-        backend.metrics.count_request(response.status)
-        return response
-
-    def note_stripped(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> None:
-        """Somebody sent headers that only the guard may send."""
-        self._backends[grant.route].metrics.stripped.inc(inbound.stripped)
-        self._events.emit("spoofed_header", route=grant.route.name, request_id=facts.request_id)
+            work = forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.forwarder.keeps_alive)
+        return await self.forwarder.result(work, backend, grant, facts, span)
 
     def _handshake(self, request: web.BaseRequest, route: Route) -> bytes:
         """The key of a WebSocket handshake that may go on. Raises ZetaError."""
@@ -469,51 +352,7 @@ class Gateway:
             grant.claims, grant.subjects, owner=facts.request_id, fingerprint=grant.fingerprint, now=facts.now
         )
         if outcome.status is not ClaimStatus.WON:
-            raise self.judge(outcome, grant)
-
-    def judge(self, outcome: ClaimOutcome, grant: Grant) -> ZetaError:
-        """Why a request does not pass whose claim was not won."""
-        if outcome.status is ClaimStatus.BLOCKED:
-            return ZetaError("invalid_token", "access token: its session was ended; log in again", stage="block")
-        if outcome.status is ClaimStatus.LOST:
-            self._metrics.replays.labels(grant.route.name).inc()
-            return ZetaError(
-                "invalid_dpop_proof", "DPoP proof: was already used; make a fresh one per request", stage="replay"
-            )
-        return ZetaError(
-            "invalid_dpop_proof", "DPoP proof: is older than the guard's memory; make a fresh one", stage="forgotten"
-        )
-
-    async def _allow_resending(self, grant: Grant, facts: RequestFacts) -> None:
-        """The backend was never reached: the same request may come again with the same proof."""
-        for claim in grant.claims:
-            # Without the store the client has to make a fresh proof, as after any other failure.
-            with suppress(ZetaError):
-                await self._replay.mark_resendable(claim.key, owner=facts.request_id, fingerprint=grant.fingerprint)
-                self._metrics.resendable.labels(grant.route.name).inc()
-
-    def say(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> tuple[list[bytes], Span | None]:
-        """The header lines that the guard sets, and the span that began with them, where spans are exported."""
-        said: list[bytes] = []
-        rule = grant.route.rule
-        if grant.holder is not None:
-            said.append(grant.holder.user_info)
-            if rule.client_data:
-                said.append(grant.holder.client_data)
-        if grant.popp is not None:
-            said.append(popp_line(grant.popp))
-        said.append(forwarded_line(inbound.forwarded, facts, inbound.host))
-        if not inbound.trace and not self._tracing.exporting:
-            if rule.traceparent:
-                said.append(b"traceparent: %b\r\n" % new_traceparent())
-            return said, None
-        span = self._tracing.start("gateway", facts.headers)
-        if rule.traceparent:
-            said.append(b"traceparent: %b\r\n" % span.traceparent().encode("ascii"))
-            state = span.context.state
-            if state and state.isascii() and state.isprintable():
-                said.append(b"tracestate: %b\r\n" % state.encode("ascii"))
-        return said, span
+            raise self.forwarder.judge(outcome, grant)
 
     def _socket_rule(self, grant: Grant, now: float) -> SocketRule:
         rule = grant.route.rule.websocket

@@ -141,7 +141,7 @@ class Passage:
             elif outcome.status is ClaimStatus.WON:
                 self.forward()
             else:
-                self._refuse(self._gateway.judge(outcome, self._grant))
+                self._refuse(self._gateway.forwarder.judge(outcome, self._grant))
         except Exception as error:  # noqa: BLE001 - called by the store, which has other callers to serve
             self.exchange.fail(error)
 
@@ -159,8 +159,8 @@ class Passage:
             return
         inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
         if inbound.stripped:
-            gateway.note_stripped(self._grant, facts, inbound)
-        said, self._span = gateway.say(self._grant, facts, inbound)
+            gateway.forwarder.note_stripped(self._grant, facts, inbound)
+        said, self._span = gateway.forwarder.say(self._grant, facts, inbound)
         head = request_head(
             facts,
             inbound,
@@ -192,7 +192,7 @@ class Passage:
             return
         if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
             exchange.hand_over(
-                self._gateway.answer_late(
+                self._gateway.forwarder.answer_late(
                     exchange.request, self.facts, self._grant, self.bucket, connection, self._sent_at, self._span
                 )
             )
@@ -202,8 +202,10 @@ class Passage:
         if not connection.complete:
             self._streaming = True
             backend.metrics.observe_upstream(monotonic() - self._sent_at)
-            self._keep_alive = gateway.keeps_alive and exchange.request.keep_alive
-            exchange.write(answer_head(response, gateway.rate_lines(self.bucket), keep_alive=self._keep_alive))
+            self._keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+            exchange.write(
+                answer_head(response, gateway.forwarder.rate_lines(self.bucket), keep_alive=self._keep_alive)
+            )
             if piece:
                 exchange.write(piece)
             self._wait_for_more(connection, response)
@@ -211,8 +213,8 @@ class Passage:
         # The connection is free for others before this client has its answer.
         exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
-        keep_alive = gateway.keeps_alive and exchange.request.keep_alive
-        exchange.write(whole_answer(response, piece, gateway.rate_lines(self.bucket), keep_alive=keep_alive))
+        keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+        exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
         if self._span is not None:
             self._span.end()
         backend.metrics.count_request(response.status)
@@ -239,7 +241,7 @@ class Passage:
         if connection.failed or exchange.slow:
             # To wait for a slow client, or to cut its answer short, is the task's business.
             exchange.hand_over(
-                self._gateway.relay_late(
+                self._gateway.forwarder.relay_late(
                     exchange.request,
                     self.facts,
                     self._grant,

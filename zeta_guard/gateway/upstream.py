@@ -10,15 +10,16 @@ import asyncio
 import math
 import ssl
 from collections.abc import Callable
-from enum import StrEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from zeta_guard.errors import GuardError
-from zeta_guard.gateway.headers import Outgoing, sort_response_headers
+from zeta_guard.gateway.headers import sort_response_headers
 from zeta_guard.gateway.plain_answer import LONGEST_HEAD, read_plain_answer
+from zeta_guard.gateway.upstream_answer import Fault as Fault
+from zeta_guard.gateway.upstream_answer import ResponseHead as ResponseHead
+from zeta_guard.gateway.upstream_answer import UpstreamError as UpstreamError
 
 if TYPE_CHECKING:
     from zeta_guard.gateway.deadline import DeadlineWatch
@@ -42,55 +43,6 @@ _WRITE_AHEAD: Final = 262_144
 _NO_BODY: Final = frozenset({204, 205, 304})
 # What the constructor of a named tuple does, without its call of Python code.
 _new: Final = tuple.__new__
-
-
-class Fault(StrEnum):
-    """How an exchange with a backend failed."""
-
-    REFUSED = "refused"
-    """No connection (refused, unreachable, too slow to open): nothing was sent."""
-    TLS = "tls"
-    """The backend's certificate does not hold, or it does not want ours: no answer came."""
-    CLOSED = "closed"
-    """The connection was closed before any byte of an answer."""
-    GARBAGE = "garbage"
-    """The answer is not HTTP, or its framing is ambiguous."""
-    TRUNCATED = "truncated"
-    """The answer broke off."""
-    TIMEOUT = "timeout"
-    BUSY = "busy"
-    """Every connection is in use, and none became free in time."""
-    UNHEALTHY = "unhealthy"
-    """No server of the route passes its health check."""
-
-
-class UpstreamError(GuardError):
-    """An exchange that failed. ``reached`` says whether the backend may have seen any of the request."""
-
-    def __init__(self, fault: Fault, *, reached: bool) -> None:
-        super().__init__(fault.value)
-        self.fault: Final = fault
-        self.reached: Final = reached
-
-
-class ResponseHead(NamedTuple):
-    """The head of a final answer. ``length`` is None when the body's length is not announced."""
-
-    status: int
-    reason: bytes
-    headers: list[tuple[bytes, bytes]]
-    outgoing: Outgoing
-    length: int | None
-    has_body: bool
-
-    def framing(self, length: int | None) -> bytes:
-        """The header line that tells the client how long the body is; empty where nothing is to be told."""
-        if self.has_body:
-            return b"" if length is None else b"Content-Length: %d\r\n" % length
-        # An answer to HEAD says how long its body would be; 204 and 304 say nothing.
-        if self.status in (204, 205, 304) or self.length is None:
-            return b""
-        return b"Content-Length: %d\r\n" % self.length
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
