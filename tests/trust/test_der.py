@@ -35,8 +35,18 @@ def test_what_was_encoded_is_read_back(tag: int, content: bytes) -> None:
         b"\x30\x82\x00\x81" + bytes(129),
         b"\x30\x85\x00\x00\x00\x00\x01\x00",
         b"\x3f\x81\x01\x00",
+        b"\x3f\x01\x00",
     ],
-    ids=["no length", "cut off", "indefinite", "not shortest", "leading zero", "too long a length", "long tag"],
+    ids=[
+        "no length",
+        "cut off",
+        "indefinite",
+        "not shortest",
+        "leading zero",
+        "too long a length",
+        "long tag",
+        "short long tag",
+    ],
 )
 def test_forms_that_der_does_not_know_are_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="DER"):

@@ -252,6 +252,12 @@ def test_a_certificate_of_the_same_ca_for_another_purpose_may_not_answer(desk: D
     assert desk.refusal(signed_by(desk, other)) == "responder_not_authorised"
 
 
+def test_a_certificate_of_the_same_ca_without_a_purpose_may_not_answer(desk: Desk) -> None:
+    unspecific: list[tuple[x509.ExtensionType, bool]] = [(key_usage("digital_signature"), True)]
+    for extensions in ([], unspecific):
+        assert desk.refusal(signed_by(desk, delegate_with(desk.pki, extensions))) == "responder_not_authorised"
+
+
 def test_an_institution_may_not_answer_for_itself(desk: Desk) -> None:
     card = desk.pki.issue_smcb("1-2-EVIL")
     assert desk.refusal(signed_by(desk, Authority(card.certificate, card.private_key))) == "responder_not_authorised"

@@ -361,6 +361,8 @@ async def test_a_caller_that_goes_away_does_not_take_the_answer_with_it(stand: T
     patient = asyncio.create_task(stand.check(service, card))
     await stand.responder.wait_for(1)
     impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
     assert await patient
     assert stand.responder.asked == 1
 
