@@ -126,6 +126,11 @@ def test_cas_that_cannot_be_used_are_skipped_and_counted(pki: DemoPki) -> None:
     providers = (Provider("P", (*content.providers[0].services, Service(rsa_ca, pki.now))),)
     found = read(pki, sign_list(list_document(replace(content, providers=providers)), pki.tsl_signer))
     assert (len(found.authorities), found.skipped) == (1, 1)
+    whole = list_document(replace(content, providers=providers))
+    encoded = base64.b64encode(rsa_ca.public_bytes(serialization.Encoding.DER))
+    for garbage in (b"AAAA", b"!", b"", encoded[:-40]):
+        found = read(pki, sign_list(whole.replace(encoded, garbage), pki.tsl_signer))
+        assert (len(found.authorities), found.skipped) == (1, 1)
 
 
 def test_a_list_without_a_usable_ca_is_refused(pki: DemoPki) -> None:
@@ -146,6 +151,8 @@ def test_a_list_without_a_usable_ca_is_refused(pki: DemoPki) -> None:
         (rb"<dateTime>.*</dateTime>", b"<dateTime>tomorrow</dateTime>"),
         (rb"<StatusStartingTime>[^<]*</StatusStartingTime>", b""),
         (rb"<TSPName>.*?</TSPName>", b""),
+        (rb"<ServiceTypeIdentifier>[^<]*<", b"<ServiceTypeIdentifier> \n<"),
+        (rb"TrustServiceStatusList", b"OtherServiceStatusList"),
     ],
 )
 def test_a_signed_list_that_lacks_something_is_refused(pki: DemoPki, pattern: bytes, replacement: bytes) -> None:
