@@ -225,6 +225,14 @@ def test_a_stranger_who_brings_his_certificate_along_is_refused(pki: DemoPki) ->
     assert refusal(pki, raw).reason == "signer"
 
 
+@pytest.mark.parametrize("garbage", [b"AAAA", b"", b"\xc3\xbc"])
+def test_key_info_that_cannot_be_read_is_refused_and_not_passed_over(pki: DemoPki, garbage: bytes) -> None:
+    raw = trust_list(pki)
+    changed = re.sub(rb"(<ds:X509Certificate>)[^<]*", rb"\1" + garbage, raw)
+    assert changed != raw
+    assert refusal(pki, changed).reason == "signer"
+
+
 def test_key_info_of_the_true_signer_does_not_help_a_forger(pki: DemoPki) -> None:
     forger = ec.generate_private_key(ec.BrainpoolP256R1())
     raw = sign_list(list_document(demo_content(pki)), pki.tsl_signer, key=forger)
