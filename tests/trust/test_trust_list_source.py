@@ -283,6 +283,12 @@ async def test_the_list_is_fetched_with_its_entity_tag(workshop: Workshop, pki: 
     assert sequence(source) == 2
 
 
+async def test_not_modified_at_start_is_no_list(workshop: Workshop, pki: DemoPki, download: Download) -> None:
+    download.status = 304
+    with pytest.raises(ConfigurationError, match="no trust list"):
+        await workshop.source(url=download.url).start(now=pki.now)
+
+
 async def test_a_refused_download_is_asked_for_in_full_again(
     workshop: Workshop, pki: DemoPki, download: Download
 ) -> None:
