@@ -225,6 +225,16 @@ async def test_a_broken_state_file_is_passed_over(workshop: Workshop, pki: DemoP
     assert sequence(source) == 3
 
 
+async def test_a_state_file_that_cannot_be_read_is_a_mistake_and_not_passed_over(
+    workshop: Workshop, pki: DemoPki
+) -> None:
+    workshop.publish(3)
+    workshop.state.mkdir()
+    with pytest.raises(ConfigurationError) as caught:
+        await workshop.source(state_file=workshop.state).start(now=pki.now)
+    assert caught.value.path == "trust.tsl.state_file"
+
+
 async def test_a_forged_state_file_is_not_believed(workshop: Workshop, pki: DemoPki) -> None:
     workshop.publish(3)
     workshop.state.write_bytes(sign_list(list_document(demo_content(pki, sequence=9)), pki.foreign_ca))
