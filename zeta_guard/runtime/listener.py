@@ -24,6 +24,7 @@ from zeta_guard.gateway.response import WrittenResponse
 from zeta_guard.http.plain_request import PlainRequest, read_plain_head
 from zeta_guard.http.refusal import error_response, raw_refusal
 from zeta_guard.http.request_id import new_request_id
+from zeta_guard.runtime.boundary import Boundary
 from zeta_guard.telemetry.logging import log_event
 
 if TYPE_CHECKING:
@@ -76,7 +77,17 @@ class GuardProtocol(RequestHandler):
     ``peer_override`` is the peer that a trusted proxy named before the first byte (PROXY protocol); None: the socket's own.
     """
 
-    __slots__ = ("_between", "_guard", "_handed", "_header_timer", "_later", "_remote", "exchange", "peer_override")
+    __slots__ = (
+        "_between",
+        "_boundary",
+        "_guard",
+        "_handed",
+        "_header_timer",
+        "_later",
+        "_remote",
+        "exchange",
+        "peer_override",
+    )
 
     def __init__(self, server: GuardServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -87,6 +98,7 @@ class GuardProtocol(RequestHandler):
         """The plain request that is being answered in callbacks; meanwhile nothing further is read."""
         self._handed: Exchange | None = None
         self._later: list[bytes] = []
+        self._boundary = Boundary()
         self._between = True
         """The parser holds no piece of a request."""
         self._remote: tuple[str | None, bool] | None = None
@@ -122,6 +134,7 @@ class GuardProtocol(RequestHandler):
             self.exchange = self._handed = None
             exchange.abandon()
         self._later.clear()
+        self._boundary.forget()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -151,9 +164,8 @@ class GuardProtocol(RequestHandler):
             return
         super().data_received(data)
         if data:
-            # No head ends in another way, and bodies are over when the next request is waited for. Where one ended otherwise, the
-            # parser reads one request more: what it has begun may not be gone on with by anybody else.
-            self._between = data.endswith(b"\r\n\r\n")
+            # What the parser has begun may not be gone on with by anybody else.
+            self._between = self._boundary.reached(data, self._messages[-1][1] if self._messages else None)
         if self._messages and isinstance(broken := self._messages[-1][0], _ErrInfo):
             if broken.exc is not None:
                 # Its frames hold these bytes and lead back to it: only the garbage collector would free them.
