@@ -279,6 +279,21 @@ async def test_after_a_request_in_pieces_the_short_way_is_open_again(
     assert passed == ([200] if lane == "plain" else [])
 
 
+async def test_after_a_body_in_a_segment_of_its_own_the_short_way_is_open_again(
+    world: World, backend: RawBackend, passed: list[int], lane: str
+) -> None:
+    reader, writer = await warm(world)
+    for _ in range(2):
+        writer.write(world.head(method="POST", extra="Content-Length: 2\r\n"))
+        await asyncio.sleep(0.02)
+        writer.write(b"{}")
+        assert (await world.reply(reader)).status == 200
+        writer.write(world.head(method="POST", extra="Content-Length: 2\r\n") + b"[]")
+        assert (await world.reply(reader)).status == 200
+    assert backend.bodies == [b"", b"{}", b"[]", b"{}", b"[]"]
+    assert passed == ([200, 200] if lane == "plain" else [])
+
+
 async def test_chunked_and_plain_requests_take_turns(world: World, backend: RawBackend) -> None:
     reader, writer = await warm(world)
     for _ in range(3):
