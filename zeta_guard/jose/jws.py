@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,16 +37,18 @@ _LARGEST_KNOWN_HEADER: Final = 768
 _headers: Recent[tuple[bytes, tuple[str, ...]], dict[str, JsonValue]] = Recent(4096)
 
 
-@dataclass(frozen=True, slots=True)
-class CompactJws:
+class CompactJws(NamedTuple):
     """A JWS taken apart. Nothing in it is verified before :func:`verify_es256` returned."""
 
     header: dict[str, JsonValue]
     claims: dict[str, JsonValue]
-    signing_input: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
-    new_header: tuple[bytes, tuple[str, ...]] | None = field(default=None, repr=False)
+    signing_input: bytes
+    signature: bytes
+    new_header: tuple[bytes, tuple[str, ...]] | None = None
     """Segment and types of a header that was not known yet; remembered once the signature was verified."""
+
+    def __repr__(self) -> str:
+        return f"CompactJws(header={self.header!r}, claims={self.claims!r})"
 
 
 def parse_jws(token: str, slot: Slot, *, typ: str | tuple[str, ...], max_bytes: int = MAX_JWS_BYTES) -> CompactJws:

@@ -55,7 +55,8 @@ class AskedEngine:
         finally:
             outcome = "unavailable" if decision is None else "allow" if decision.allow else "deny"
             self._metrics.decided(question, outcome, time.perf_counter() - start)
-            self._follow_up(Line(question, self._path, now, document, decision, request_id=bound_request()[0]))
+            if self._shadow is not None or self._log.on:
+                self._follow_up(Line(question, self._path, now, document, decision, request_id=bound_request()[0]))
         return decision
 
     def _follow_up(self, line: Line) -> None:
