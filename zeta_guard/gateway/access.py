@@ -139,10 +139,9 @@ class AccessCheck:
         if type(verdict) is not Unproven:
             return verdict  # type: ignore[return-value]
         try:
-            proof = prove(verdict.proof)
+            return self.conclude(verdict, prove(verdict.proof), facts)
         except ZetaError as error:
             return Refuse(error, verdict.route)
-        return self.conclude(verdict, proof, facts)
 
     def begin(self, facts: RequestFacts) -> Verdict | Unproven:
         """The verdict, or all that can be judged before the signature of the DPoP proof. Never raises."""
@@ -157,32 +156,7 @@ class AccessCheck:
             return Refuse(error, route)
 
     def conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
-        """The verdict on a request whose proof is proven. Never raises."""
-        try:
-            return self._conclude(begun, proof, facts)
-        except ZetaError as error:
-            return Refuse(error, begun.route)
-
-    def _begin(self, route: Route, facts: RequestFacts) -> MissingKeys | Unproven:
-        presented = read_authorization(facts.headers.getall("Authorization", ()))
-        token = self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest)
-        if isinstance(token, MissingKey):
-            return MissingKeys("token", token.issuer, token.kid, route)
-        self._check_token(token, route, facts.now)
-        proof = check_dpop_proof(
-            facts.headers.getall("DPoP", ()),
-            method=facts.method,
-            url=facts.url,
-            now=facts.now,
-            past=self._proof_age,
-            ahead=self._skew,
-            nonce="absent-ok",
-            access_token=presented.hash,
-            status=401,
-        )
-        return _new(Unproven, (route, token, presented.hash.digest, proof))
-
-    def _conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
+        """The verdict on a request whose proof is proven. Raises ZetaError where the request is refused."""
         route, token, digest, _ = begun
         if proof.jkt != token.jkt:
             raise ZetaError(
@@ -203,6 +177,25 @@ class AccessCheck:
         key = claim_key(PROOF_KIND, proof.jkt, proof.jti)
         claim = _new(Claim, (key, float(proof.issued_at), self._proof_life, "DPoP proof"))
         return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, digest)))
+
+    def _begin(self, route: Route, facts: RequestFacts) -> MissingKeys | Unproven:
+        presented = read_authorization(facts.headers.getall("Authorization", ()))
+        token = self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest)
+        if isinstance(token, MissingKey):
+            return MissingKeys("token", token.issuer, token.kid, route)
+        self._check_token(token, route, facts.now)
+        proof = check_dpop_proof(
+            facts.headers.getall("DPoP", ()),
+            method=facts.method,
+            url=facts.url,
+            now=facts.now,
+            past=self._proof_age,
+            ahead=self._skew,
+            nonce="absent-ok",
+            access_token=presented.hash,
+            status=401,
+        )
+        return _new(Unproven, (route, token, presented.hash.digest, proof))
 
     def _check_token(self, token: AccessToken, route: Route, now: float) -> None:
         if now >= token.expires_at + self._leeway:

@@ -40,7 +40,6 @@ from zeta_guard.tokens.verifier import AccessTokenVerifier
 
 if TYPE_CHECKING:
     from zeta_guard.http.outbound import Outbound
-    from zeta_guard.jose.dpop import DpopProof
     from zeta_guard.jose.sealing import Pseudonymizer
     from zeta_guard.policy.contract import PolicyEngine
     from zeta_guard.telemetry.security_events import SecurityEvents
@@ -99,7 +98,7 @@ class Gateway:
         self.forwarder: Final = Forwarder(
             config, table, replay=replay, metrics=self._metrics, events=events, tracing=tracing, loop=loop
         )
-        self._access: Final = AccessCheck(
+        self.access: Final = AccessCheck(
             config,
             table=table,
             verifier=verifier,
@@ -191,7 +190,7 @@ class Gateway:
             return
         try:
             passage = Passage(self, exchange, facts, self._take(facts))
-            verdict = self._access.begin(facts)
+            verdict = self.access.begin(facts)
             if type(verdict) is Unproven:
                 request._state["route"] = verdict.route.name
                 passage.begun = verdict
@@ -213,7 +212,8 @@ class Gateway:
         if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
             passage.exchange.hand_over(self.go_on(request, facts, verdict, passage.bucket, claimed=False))
             return
-        passage.granted(verdict, self.forwarder.backends[verdict.route])
+        passage.grant = verdict
+        passage.backend = self.forwarder.backends[verdict.route]
         if verdict.claims:
             self._replay.claim_soon(
                 verdict.claims,
@@ -226,10 +226,6 @@ class Gateway:
         else:
             passage.forward()
 
-    def conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
-        """The verdict on a request whose proof is proven."""
-        return self._access.conclude(begun, proof, facts)
-
     def _take(self, facts: RequestFacts) -> Bucket:
         bucket = self._buckets.take("routes", facts.client_address, facts.now)
         if not bucket.allowed:
@@ -239,7 +235,7 @@ class Gateway:
     def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
         bucket = self._take(facts)
         _check_expectation(facts)
-        verdict = self._access.decide(facts)
+        verdict = self.access.decide(facts)
         if verdict.route is not None:
             request._state["route"] = verdict.route.name
         if type(verdict) is Refuse:
@@ -301,7 +297,7 @@ class Gateway:
                 await self._key_sets[missing.issuer].refresh(now=facts.now, kid=missing.kid)
             else:
                 await self._popp_keys[missing.issuer].refresh(now=facts.now, kid=missing.kid)
-            missing = self._access.decide(facts)
+            missing = self.access.decide(facts)
         return missing
 
     async def _pass(

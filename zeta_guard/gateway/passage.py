@@ -69,24 +69,24 @@ class Passage:
     """One plain request on its way."""
 
     __slots__ = (
-        "_backend",
         "_connection",
         "_gateway",
-        "_grant",
         "_keep_alive",
         "_proof",
         "_refusal",
         "_sent_at",
         "_span",
         "_streaming",
+        "backend",
         "begun",
         "bucket",
         "exchange",
         "facts",
+        "grant",
     )
 
-    _backend: Backend
-    _grant: Grant
+    backend: Backend
+    grant: Grant
     _proof: DpopProof
     begun: Unproven
 
@@ -116,7 +116,7 @@ class Passage:
         error = self._refusal
         try:
             if error is None:
-                self._gateway.enter(self, self._gateway.conclude(self.begun, self._proof, self.facts))
+                self._gateway.enter(self, self._gateway.access.conclude(self.begun, self._proof, self.facts))
                 return
         except Exception as failure:  # noqa: BLE001 - called for many requests; none may end the others
             error = failure
@@ -125,11 +125,6 @@ class Passage:
             self.exchange.refuse(error)
         else:
             self.exchange.fail(error)
-
-    def granted(self, grant: Grant, backend: Backend) -> None:
-        """The request may pass as far as its check goes."""
-        self._grant = grant
-        self._backend = backend
 
     def claimed(self, outcome: ClaimOutcome | None) -> None:
         """The store has spoken, or cannot in this way."""
@@ -141,13 +136,13 @@ class Passage:
             elif outcome.status is ClaimStatus.WON:
                 self.forward()
             else:
-                self._refuse(self._gateway.forwarder.judge(outcome, self._grant))
+                self._refuse(self._gateway.forwarder.judge(outcome, self.grant))
         except Exception as error:  # noqa: BLE001 - called by the store, which has other callers to serve
             self.exchange.fail(error)
 
     def forward(self) -> None:
         """Send the request to the backend."""
-        exchange, facts, backend, gateway = self.exchange, self.facts, self._backend, self._gateway
+        exchange, facts, backend, gateway = self.exchange, self.facts, self.backend, self._gateway
         request = exchange.request
         body = request.body
         if body is not None and backend.max_body is not None and len(body) > backend.max_body:
@@ -159,8 +154,8 @@ class Passage:
             return
         inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
         if inbound.stripped:
-            gateway.forwarder.note_stripped(self._grant, facts, inbound)
-        said, self._span = gateway.forwarder.say(self._grant, facts, inbound)
+            gateway.forwarder.note_stripped(self.grant, facts, inbound)
+        said, self._span = gateway.forwarder.say(self.grant, facts, inbound)
         head = request_head(
             facts,
             inbound,
@@ -193,11 +188,11 @@ class Passage:
         if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
             exchange.hand_over(
                 self._gateway.forwarder.answer_late(
-                    exchange.request, self.facts, self._grant, self.bucket, connection, self._sent_at, self._span
+                    exchange.request, self.facts, self.grant, self.bucket, connection, self._sent_at, self._span
                 )
             )
             return
-        gateway, backend = self._gateway, self._backend
+        gateway, backend = self._gateway, self.backend
         piece = connection.take()
         if not connection.complete:
             self._streaming = True
@@ -233,7 +228,7 @@ class Passage:
         connection.finish()
         if self._span is not None:
             self._span.end()
-        self._backend.metrics.count_request(response.status)
+        self.backend.metrics.count_request(response.status)
         exchange.answered(response.status, keep_alive=self._keep_alive)
 
     def _wait_for_more(self, connection: UpstreamConnection, response: ResponseHead) -> None:
@@ -244,7 +239,7 @@ class Passage:
                 self._gateway.forwarder.relay_late(
                     exchange.request,
                     self.facts,
-                    self._grant,
+                    self.grant,
                     connection,
                     response.status,
                     self._keep_alive,
@@ -254,7 +249,7 @@ class Passage:
             return
         connection.observer = self._heard
         exchange.on_gone = self._abandon
-        connection.expect_within(self._backend.idle_seconds)
+        connection.expect_within(self.backend.idle_seconds)
 
     def _abandon(self) -> None:
         connection = self._connection
@@ -264,10 +259,10 @@ class Passage:
             self._span.end("client_gone")
 
     def _refuse(self, error: ZetaError) -> None:
-        self._gateway.report(error, self.facts, self._grant.route.name)
+        self._gateway.report(error, self.facts, self.grant.route.name)
         self.exchange.refuse(error)
 
     def _hand_over(self, *, claimed: bool) -> None:
         self.exchange.hand_over(
-            self._gateway.go_on(self.exchange.request, self.facts, self._grant, self.bucket, claimed=claimed)
+            self._gateway.go_on(self.exchange.request, self.facts, self.grant, self.bucket, claimed=claimed)
         )

@@ -101,7 +101,12 @@ class Dispatcher:
     def ended(self, exchange: Exchange, status: int) -> None:
         """An exchange was answered in callbacks with this status, 0: not at all."""
         generation = exchange.generation
-        self._leave(generation)
+        running = self._running
+        key = id(generation)
+        self.in_flight -= 1
+        running[key] -= 1
+        if not running[key]:
+            del running[key]
         self._note(generation, exchange.request, exchange.door, status, None, exchange.request_id, exchange.started)
 
     def abandoned(self, exchange: Exchange) -> None:
