@@ -133,6 +133,13 @@ async def test_a_wrong_assertion_is_an_invalid_client_with_400(server: Server, c
     assert (await server.practice().exchange(assertion=change)).refusal == (400, "invalid_client")
 
 
+async def test_ids_as_long_as_they_may_be_are_looked_at(server: Server) -> None:
+    practice = server.practice()
+    assert (await practice.exchange(assertion={"claims": {"jti": "j" * 256}})).status == 200
+    practice.client_id = "z" * 128
+    assert (await practice.exchange()).refusal == (401, "invalid_client")
+
+
 async def test_a_client_id_beyond_all_measure_is_not_looked_up(server: Server) -> None:
     practice = server.practice()
     practice.client_id = "z" * 129

@@ -66,6 +66,7 @@ def test_the_member_nonce_may_stand_in_for_the_challenge() -> None:
 def test_empty_words_of_the_integrator_are_no_fault() -> None:
     verify(statement({"platform_product_id": {"platform": "linux", "application_id": ""}, "os_version": ""}))
     verify(statement({"platform_product_id": ...}))
+    verify(statement({"arch": "a" * 256}))
 
 
 def test_without_required_binding_key_and_challenge_may_be_absent_but_not_wrong() -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeta_guard.authorization_server.registration import CLIENT_ID_PREFIX, check_product_ids, read_metadata
+from zeta_guard.authorization_server.registration import (
+    CLIENT_ID_PREFIX,
+    LARGEST_RECORD,
+    check_product_ids,
+    read_metadata,
+)
 from zeta_guard.client.keys import SoftwareKey
 from zeta_guard.client.registration import registration_request
 from zeta_guard.config.authorization_server import AuthorizationServer
@@ -115,6 +121,39 @@ P384 = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], words: str) -> None:
     assert words in refusal(request(**changes))
+
+
+def uri(length: int) -> str:
+    return "https://client.example/".ljust(length, "x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_name": "n" * 128},
+        {"jwks": {"keys": [{**KEY.jwk, "kid": "k" * 128}]}},
+        {"jwks": {"keys": [{**KEY.jwk, "kid": "k"}]}},
+        {"redirect_uris": [uri(256)]},
+        {"redirect_uris": [f"https://client.example/{n}" for n in range(4)]},
+    ],
+)
+def test_what_is_as_long_as_it_may_be_passes(changes: dict[str, Any]) -> None:
+    assert read_metadata(request(**changes)).thumbprint == KEY.thumbprint
+
+
+def test_name_key_and_uris_fill_a_record_to_its_last_byte() -> None:
+    uris, key = [uri(256)] * 4, {**KEY.jwk, "kid": "k" * 128}
+    sizes = []
+    # Characters of four bytes, so that a name of permitted length reaches the limit.
+    for name in ("𝕏" * 40 + "n" * length for length in range(88)):
+        body = request(client_name=name, redirect_uris=uris, jwks={"keys": [key]})
+        size = len(orjson.dumps([name, key, uris]))
+        if size > LARGEST_RECORD - 512:
+            assert "too long together" in refusal(body)
+        else:
+            assert read_metadata(body).client_name == name
+        sizes.append(size)
+    assert min(sizes) < LARGEST_RECORD - 512 < max(sizes)
 
 
 def outcome(body: dict[str, Any]) -> str:

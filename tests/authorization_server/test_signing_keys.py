@@ -376,8 +376,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_full_of_files_is_refused(tmp_path: Path) -> None:
     rotate(tmp_path, NOW)
-    for number in range(32):
+    for number in range(31):
         (tmp_path / f"{number}.txt").touch()
+    assert len(read_keys(tmp_path)) == 1
+    (tmp_path / "31.txt").touch()
     with pytest.raises(ConfigurationError, match="33 files"):
         read_keys(tmp_path)
 

@@ -82,6 +82,7 @@ async def test_only_the_leaf_counts_and_a_long_chain_is_refused(server: Server) 
     practice = server.practice()
     leaf, other = practice.card.x5c[0], server.card("1-other").x5c[0]
     assert (await practice.exchange(subject={"header": {"x5c": [leaf, other]}})).status == 200
+    assert (await practice.exchange(subject={"header": {"x5c": [leaf] * 8}})).status == 200
     assert (await practice.exchange(subject={"header": {"x5c": [leaf] * 9}})).refusal == (400, "invalid_grant")
     assert (await practice.exchange(subject={"header": {"x5c": [leaf, 5]}})).refusal == (400, "invalid_grant")
 
