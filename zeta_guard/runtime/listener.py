@@ -199,6 +199,8 @@ class GuardProtocol(RequestHandler):
         self._next_keepalive_close_time = monotonic() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._await_next()
+        if self._paused and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         if self._later:
             self._read_later()
 
@@ -247,6 +249,9 @@ class GuardProtocol(RequestHandler):
         assert task is not None
         try:
             while not self._force_close:
+                if self._paused:
+                    await self._let_take()
+                    continue
                 if not self._messages:
                     self._waiter = self._loop.create_future()
                     try:
@@ -256,6 +261,9 @@ class GuardProtocol(RequestHandler):
                 if self._handed is not None:
                     if not await self._answer_handed(self._handed):
                         break
+                    continue
+                if not self._messages:
+                    # Woken for the sake of a slow client.
                     continue
                 message, payload = self._messages.popleft()
                 if self._parser is not None:
@@ -293,6 +301,19 @@ class GuardProtocol(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    async def _let_take(self) -> None:
+        """Wait until the client has taken its answers, but for some: what it leaves is kept here, and is not made more."""
+        try:
+            async with asyncio.timeout(self._keepalive_timeout):
+                await self._drain_helper()
+        except TimeoutError:
+            log_event(_logger, logging.INFO, "answer_cut", fault="client")
+            if self.transport is not None:
+                self.transport.abort()
+            self.force_close()
+        else:
+            self._await_next()
 
     async def _answer_handed(self, exchange: Exchange) -> bool:
         """Do the rest of a plain request; whether the connection may go on."""
