@@ -307,6 +307,39 @@ async def test_chunked_and_plain_requests_take_turns(world: World, backend: RawB
         assert backend.bodies[-1] == b""
 
 
+async def test_a_client_that_takes_no_answers_is_asked_nothing_further(world: World, backend: RawBackend) -> None:
+    """What it has not taken would have to be kept here, answer after answer."""
+    count, size = 200, 60_000
+    backend.answer = lambda head: (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + head.split(b" ")[1].ljust(size)
+    )
+    requests = [world.head(f"/vsd/{number}") for number in range(count)]
+    reader, writer = await world.connect()
+    transport = world.pause(writer)
+    for request in requests:
+        writer.write(request)
+        await asyncio.sleep(0.001)
+    seen = -1
+    while seen != len(backend.heads):
+        seen = len(backend.heads)
+        await asyncio.sleep(0.2)
+    assert 10 < seen < 150
+    transport.resume_reading()
+    for number in range(count):
+        assert (await world.reply(reader)).body.rstrip() == b"/vsd/%d" % number
+
+
+async def test_a_client_that_takes_no_answers_is_let_go(make_world: MakeWorld, backend: RawBackend, to: To) -> None:
+    world = await make_world([to(backend)], limits={"keepalive": 1})
+    backend.answer = lambda head: b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + bytes(60_000)
+    _, writer = await world.connect()
+    world.pause(writer)
+    for number in range(150):
+        writer.write(world.head(f"/vsd/{number}"))
+    await world.until(lambda: backend.heads)
+    await world.until(lambda: not world.server.connections)
+
+
 async def test_connection_close_is_kept(world: World, backend: RawBackend) -> None:
     reader, writer = await warm(world)
     writer.write(world.head(extra="Connection: close\r\n"))
