@@ -308,6 +308,33 @@ def test_anything_unusual_is_left_to_the_parser(case: str) -> None:
     assert read_plain_head(DECLINED[case], LIMITS) is None
 
 
+@pytest.mark.parametrize(
+    "name", ["Content-Location", "Content-Range", "ETag", "Max-Forwards", "Server", "User-Agent", "Content-Type"]
+)
+def test_what_the_parser_takes_once_is_read_once(name: str, loop: asyncio.AbstractEventLoop) -> None:
+    line = f"{name}: a\r\n".encode()
+    once = GOOD[:-2] + line + b"\r\n"
+    head = read_plain_head(once, LIMITS)
+    assert head is not None
+    compare(head, once, loop)
+    twice = GOOD[:-2] + line + line.lower() + b"\r\n"
+    assert read_plain_head(twice, LIMITS) is None
+    with pytest.raises(HttpProcessingError):
+        parse(twice, loop)
+
+
+def test_the_size_of_a_head_counts_blanks_that_are_not_there(loop: asyncio.AbstractEventLoop) -> None:
+    """As the check of heads counts it."""
+    data = b"GET / HTTP/1.1\r\nHost:a\r\n" + b"A:b\r\n" * 60 + b"\r\n"
+    fill = b"X:" + b"x" * (1024 - len(data) + 4 - len(b"X:\r\n")) + b"\r\n"
+    data = data[:-2] + fill + b"\r\n"
+    assert len(data) - 4 == 1024
+    assert read_plain_head(data, Limits(request_header=1024)) is None
+    head = read_plain_head(data, Limits(request_header=2048))
+    assert head is not None
+    compare(head, data, loop)
+
+
 def test_what_the_parser_refuses_is_among_the_cases(loop: asyncio.AbstractEventLoop) -> None:
     """The comparison above could not fail if the parser took everything."""
     refused = 0
