@@ -87,8 +87,11 @@ class RedisStore(RedisReplayStore):
         if not isinstance(reply, list) or len(reply) != 4 + len(cached):
             raise no_answer()
         client = self._clients.seen(client_id, reply[0], now)
-        values = {key: self._cached(value, now) for key, value in zip(cached, reply[4:], strict=True)}
-        found = {key: value for key, value in values.items() if value is not None}
+        found: dict[str, bytes] = {}
+        for place, key_of_value in enumerate(cached, 4):
+            value = reply[place]
+            if value is not None and (kept := self._cached(value, now)) is not None:
+                found[key_of_value] = kept
         if session_id is None:
             return LookUp(client.client, None, found, client)
         session = self._sessions.seen(session_id, reply[1:4], now)
@@ -108,6 +111,17 @@ class RedisStore(RedisReplayStore):
         if not charges:
             return await self.claim(claims, subjects, owner=owner, fingerprint=fingerprint, now=now)
         self._mark.check(now)
+        keys = [self._epoch_key]
+        words: list[Argument] = [len(charges)]
+        ttls: list[Argument] = []
+        for charge in charges:
+            words += (self._bucket_key(charge.bucket), charge.per_minute, charge.burst)
+        for claim in claims:
+            keys.append(self._claim_key(claim.key))
+            ttls.append(claim.ttl)
+        words.append(now)
+        # As in `claim`: a block may last a part of a second longer, never shorter.
+        rest = (int(now), owner, fingerprint, *ttls, self._blocks_key, self._returned_key, *subjects)
         # The second round follows a lost answer or a new epoch, as in `claim`.
         for last in (False, True):
             stale = self._stale(claims, now)
@@ -115,21 +129,7 @@ class RedisStore(RedisReplayStore):
                 return ClaimOutcome(ClaimStatus.STALE, stale)
             epoch = self._epoch_value
             try:
-                reply = await self._link.run(
-                    SPEND,
-                    [self._epoch_key, *(self._claim_key(claim.key) for claim in claims)],
-                    len(charges),
-                    *(
-                        word
-                        for charge in charges
-                        for word in (self._bucket_key(charge.bucket), charge.per_minute, charge.burst)
-                    ),
-                    # As in `claim`: a block may last a part of a second longer, never shorter.
-                    *(now, self._epoch_value, int(now), owner, fingerprint),
-                    *(claim.ttl for claim in claims),
-                    *(self._blocks_key, self._returned_key),
-                    *subjects,
-                )
+                reply = await self._link.run(SPEND, keys, *words, epoch, *rest)
             except ConnectionLost:
                 if last:
                     raise no_answer() from None
