@@ -119,8 +119,8 @@ def _read_line(line: bytes) -> tuple[bytes | None, bytes, int] | None:
     treatment = response_treatment(name)
     mark = _MARKS.get(treatment)
     lower = name.lower()
-    # The parser takes Proxy-Connection for Connection, and what stands at the end of a value for a part of it.
-    if mark is None or lower == b"proxy-connection" or value.endswith((b" ", b"\t")) or value.translate(None, _ALLOWED):
+    # The parser takes Proxy-Connection for Connection, and blanks at the end of a value for a part of it.
+    if mark is None or lower == b"proxy-connection" or value.translate(None, _ALLOWED):
         return None
     value = value.lstrip(b" \t")
     kept = b"%b: %b\r\n" % (name, value) if treatment is Treatment.KEEP or treatment is Treatment.DATE else None
