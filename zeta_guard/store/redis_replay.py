@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import hiredis
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
-from zeta_guard.errors import unavailable
+from zeta_guard.errors import ZetaError, unavailable
 from zeta_guard.store.ahead import ClaimsAhead
 from zeta_guard.store.block_record import read_block, write_block
 from zeta_guard.store.claim_table import RESENDS
@@ -159,11 +160,14 @@ class RedisReplayStore:
             if reply == b"W":
                 self._ahead.note(claims, owner, now)
                 then(WON)
-            elif isinstance(reply, bytes) and reply[:1] in (b"L", b"B"):
-                then(_outcome(reply))
-            else:
-                # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
-                then(None)
+                return
+            outcome = None
+            if isinstance(reply, bytes) and reply[:1] in (b"L", b"B"):
+                # Whoever may not raise here has somebody who waits for an answer.
+                with suppress(ZetaError):
+                    outcome = _outcome(reply)
+            # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
+            then(outcome)
 
         connection.queue(self._claim_call(claims, subjects, owner, fingerprint, now), replied)
 
@@ -275,11 +279,15 @@ class RedisReplayStore:
             await self._adopt(connection, current)
 
     async def _adopt(self, connection: RedisConnection, value: bytes) -> None:
-        identity, started_at, _ = value.decode().split("|")
+        try:
+            identity, moment, _ = value.decode().split("|")
+            started_at = float(moment)
+        except ValueError:
+            raise no_answer() from None
         first = not self._epoch_value
         if not first:
             await self._write_back(connection, self._clock())
-        self._epoch = Epoch(identity, float(started_at))
+        self._epoch = Epoch(identity, started_at)
         self._epoch_value = value
         self._mark.latest = max(self._mark.latest, self._epoch.started_at)
         self._known_version = b""
