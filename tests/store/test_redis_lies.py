@@ -19,6 +19,7 @@ from zeta_guard.store.contract import (
     Block,
     Charge,
     Claim,
+    ClaimOutcome,
     ClaimStatus,
     Client,
     RotateStatus,
@@ -95,6 +96,15 @@ async def liar(shared_redis: RedisProcess, tmp_path_factory: pytest.TempPathFact
     server.close()
 
 
+async def claim_soon(store: Store, **options: Any) -> Any:
+    """What the callback hears; None where the other way is to be asked."""
+    answered: asyncio.Future[ClaimOutcome | None] = asyncio.get_running_loop().create_future()
+    store.claim_soon([CLAIM], ["session:s"], **options, then=answered.set_result)
+    async with asyncio.timeout(5):
+        outcome = await answered
+    return outcome or await store.claim([CLAIM], ["session:s"], **options)
+
+
 def ask(store: Store) -> dict[str, Callable[[], Awaitable[Any]]]:
     """Everything that a store can be asked."""
     claims: Any = {"owner": "o", "fingerprint": bytes(32), "now": NOW}
@@ -102,6 +112,7 @@ def ask(store: Store) -> dict[str, Callable[[], Awaitable[Any]]]:
     binding: Any = {"institution": "i", "platform": "linux", "ttl": 60, "most": 9, "new_per_hour": 9}
     return {
         "claim": lambda: store.claim([CLAIM], ["session:s"], **claims),
+        "claim soon": lambda: claim_soon(store, **claims),
         "spend": lambda: store.spend([CLAIM], ["session:s"], [Charge("b", 60, 1)], **claims),
         "mark": lambda: store.mark_resendable(CLAIM.key, owner="o", fingerprint=bytes(32)),
         "blocks": lambda: store.blocks(now=NOW),
