@@ -240,6 +240,23 @@ async def test_a_second_request_waits_until_the_first_is_answered(world: World, 
     assert (await world.reply(reader)).body == b"/vsd/4"
 
 
+@only_plain
+async def test_what_comes_early_stays_with_the_client(world: World, backend: RawBackend) -> None:
+    gate = Gate(backend)
+    reader, writer = await warm(world)
+    writer.write(world.head("/vsd/1"))
+    await gate.asked.get()
+    early = b"GET /vsd/x HTTP/1.1\r\nHost: guard.example\r\nX-A: %b\r\n\r\n" % (b"a" * 1000)
+    writer.write(early * 6_000)
+    await asyncio.sleep(0.3)
+    [protocol] = world.server.connections
+    assert isinstance(protocol, GuardProtocol)
+    assert 0 < sum(map(len, protocol._later)) <= 200_000
+    gate.open.set()
+    assert (await world.reply(reader)).body == b"/vsd/1"
+    assert (await world.reply(reader)).status == 401
+
+
 async def test_a_second_request_waits_for_a_refusal_too(world: World, backend: RawBackend) -> None:
     gate = Gate(backend)
     reader, writer = await warm(world)
