@@ -53,6 +53,19 @@ def test_forms_that_der_does_not_know_are_refused(raw: bytes) -> None:
         list(elements(raw))
 
 
+@pytest.mark.parametrize("raw", [b"", encode(0x31, b""), encode(0x04, b"\x05\x00")])
+def test_what_is_no_sequence_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="SEQUENCE"):
+        sequence(raw)
+
+
+def test_a_key_without_algorithm_is_refused() -> None:
+    members = [encode(0x02, b"\x01")] * 5
+    with pytest.raises(ValueError, match="empty"):
+        key_algorithm(encode(0x30, *members, encode(0x30)))
+    assert key_algorithm(encode(0x30, *members, encode(0x30, b"\x05\x00"))) == b"\x05\x00"
+
+
 def test_a_sequence_with_something_behind_it_is_refused() -> None:
     with pytest.raises(ValueError, match="SEQUENCE"):
         sequence(encode(0x30, b"") + b"\x05\x00")

@@ -415,7 +415,10 @@ def test_times_have_their_limits(answer: Answered, fault: str | None) -> None:
         ("http://ocsp.example/\nX", None),
         ("http://ocsp.example/ x", None),
         ("http://[::1/", None),
-        ("http://ocsp.example/" + "x" * 3000, None),
+        ("http://\u00f6csp.example/", None),
+        ("http://ocsp\u3002example/", None),
+        ("http://ocsp.example/".ljust(2048, "x"), ("ocsp.example", "ocsp.example:80")),
+        ("http://ocsp.example/".ljust(2049, "x"), None),
     ],
 )
 def test_only_plain_http_addresses_have_an_authority(url: str, authority: tuple[str, str] | None) -> None:
