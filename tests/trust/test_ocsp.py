@@ -161,6 +161,8 @@ def with_single_extension(desk: Desk, value: bytes, *, oid: str = "06052b2408030
         encode(0x30, encode(0x30), encode(4, bytes(32))),
         encode(0x30, encode(0x30, b"\x05\x00"), encode(4, bytes(32))),
         encode(0x30, encode(0x30, bytes.fromhex("0609608648016503040201")), encode(5)),
+        encode(0x30, encode(0x30, bytes.fromhex("0609608648016503040201"))),
+        encode(0x30, encode(0x30, bytes.fromhex("0609608648016503040201")), encode(4, bytes(32)), encode(5)),
     ],
 )
 def test_a_malformed_cert_hash_says_nothing(desk: Desk, value: bytes) -> None:
