@@ -133,6 +133,15 @@ def test_cas_that_cannot_be_used_are_skipped_and_counted(pki: DemoPki) -> None:
         assert (len(found.authorities), found.skipped) == (1, 1)
 
 
+def test_number_of_services_is_capped(pki: DemoPki, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = trust_list(pki)
+    services = sum(len(provider.services) for provider in demo_content(pki).providers)
+    monkeypatch.setattr("zeta_guard.trust.trust_list._MAX_SERVICES", services)
+    assert read(pki, raw).sequence == 1
+    monkeypatch.setattr("zeta_guard.trust.trust_list._MAX_SERVICES", services - 1)
+    assert refusal(pki, raw).reason == "too_large"
+
+
 def test_a_list_without_a_usable_ca_is_refused(pki: DemoPki) -> None:
     content = replace(demo_content(pki), providers=())
     assert refusal(pki, sign_list(list_document(content), pki.tsl_signer)).reason == "empty"
