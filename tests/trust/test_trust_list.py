@@ -349,6 +349,8 @@ def test_references_and_transforms_are_exactly_the_expected(pki: DemoPki, old: b
         ((ENVELOPED, f"{EXCLUSIVE}WithComments"), False),
         ((ENVELOPED,), False),
         ((ENVELOPED, EXCLUSIVE, EXCLUSIVE), False),
+        ((EXCLUSIVE, EXCLUSIVE), False),
+        ((ENVELOPED, ENVELOPED, EXCLUSIVE), False),
     ],
 )
 def test_a_true_signature_over_another_form_of_the_document_is_refused(
