@@ -181,7 +181,7 @@ async def _measure(directory: Path, redis_url: str, quick: bool) -> tuple[dict[s
 
 
 def _optimised() -> bool:
-    # The images that guards run in have it; without it everything beside the signatures takes a quarter longer.
+    # The images that guards run in have it; without it everything beside the signatures takes longer.
     return "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
 
 

@@ -41,6 +41,8 @@ from zeta_guard.jose.jwk import public_jwk
 from zeta_guard.jose.jws import sign_es256
 
 _CLIENTS = 64
+# One address sends everything; the limits stay on, and cost what they cost.
+RATE_LIMITS = {"routes": {"per_minute": 60_000_000, "burst": 1_000_000}}
 
 
 @dataclass(slots=True)
@@ -202,12 +204,16 @@ def _measure(directory: Path, stack: ExitStack, rounds: int, count: int, quick: 
     memory_home, redis_home = directory / "memory", directory / "redis"
     memory_home.mkdir()
     redis_home.mkdir()
-    memory = write_guard(memory_home, gateway=_routes(backend))
+    memory = write_guard(memory_home, gateway=_routes(backend), changes={"rate_limits": RATE_LIMITS})
     memory_guard = guard_process(memory, memory_home)
     stack.callback(memory_guard.stop)
     redis, url = redis_process(redis_home)
     stack.callback(redis.stop)
-    shared = write_guard(redis_home, gateway=_routes(backend), changes={"store": {"kind": "redis", "url": url}})
+    shared = write_guard(
+        redis_home,
+        gateway=_routes(backend),
+        changes={"store": {"kind": "redis", "url": url}, "rate_limits": RATE_LIMITS},
+    )
     redis_guard = guard_process(shared, redis_home)
     stack.callback(redis_guard.stop)
     for child, setup in ((memory_guard, memory), (redis_guard, shared)):
@@ -267,7 +273,10 @@ def _report(by_name: dict[str, Variant], es256: float, guarded: Outcome, bare: O
             higher_is_better=False,
         )
     measures["cpu_us_per_request"] = Measure(
-        full_redis, "µs", "full check, Redis claim, default configuration", higher_is_better=False
+        full_redis,
+        "µs",
+        "full check, Redis claim, default configuration with raised rate limits",
+        higher_is_better=False,
     )
     for variant in by_name.values():
         report.remarks.append(

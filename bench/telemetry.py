@@ -28,7 +28,7 @@ from bench.environment import (
     write_guard,
 )
 from bench.frame import Measure, Report, median_of_rounds
-from bench.gateway import Variant, make_callers, plain_requests, proven_request
+from bench.gateway import RATE_LIMITS, Variant, make_callers, plain_requests, proven_request
 from bench.load import closed_loop
 
 _ROUTES: Final = 100
@@ -88,7 +88,9 @@ def _measure(directory: Path, stack: ExitStack, rounds: int, count: int) -> Repo
     for name, section in telemetry.items():
         home = directory / name
         home.mkdir()
-        setup = setups[name] = write_guard(home, gateway={"routes": routes}, changes={"telemetry": section})
+        setup = setups[name] = write_guard(
+            home, gateway={"routes": routes}, changes={"telemetry": section, "rate_limits": RATE_LIMITS}
+        )
         child = guard_process(setup, home)
         stack.callback(child.stop)
         wait_until_ready(child, f"http://127.0.0.1:{setup.ops_port}/readyz")
