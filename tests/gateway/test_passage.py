@@ -923,6 +923,37 @@ async def test_what_fails_on_the_way_is_500(world: World, backend: RawBackend, m
 
 
 @only_plain
+async def test_what_fails_in_the_middle_of_an_answer_cuts_it_off(
+    world: World, backend: RawBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, _ = await backend.read_request(reader)
+            if b"warm" in head:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                continue
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            await more.wait()
+            writer.write(b"def")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no more words")
+
+    backend.script = serve
+    reader, writer = await warm(world)
+    monkeypatch.setattr(Passage, "_stream", fail)
+    writer.write(world.head())
+    head = await reader.readuntil(b"abc")
+    more.set()
+    assert head.count(b"HTTP/1.1 ") == 1
+    assert await reader.read() == b""
+    pool = next(iter(world.gateway.forwarder.pools.values()))
+    await world.until(lambda: pool.size == 0)
+
+
+@only_plain
 async def test_nothing_of_a_request_waits_for_the_garbage_collector(world: World, backend: RawBackend) -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     halves = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc", b"def"
