@@ -254,6 +254,39 @@ def test_a_certificate_of_the_pinned_ca_for_another_purpose_may_not_sign(pki: De
     assert refusal(pki, raw).reason == "signer"
 
 
+@pytest.mark.parametrize(
+    ("more", "believed"),
+    [
+        ([], True),
+        ([(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), False)], True),
+        ([(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)], False),
+        ([(x509.BasicConstraints(True, None), True)], False),
+    ],
+)
+def test_extensions_of_a_signer_are_looked_at(
+    pki: DemoPki, more: list[tuple[x509.ExtensionType, bool]], believed: bool
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    usual: list[tuple[x509.ExtensionType, bool]] = [
+        (key_usage("digital_signature"), True),
+        (x509.ExtendedKeyUsage([TSL_SIGNING]), False),
+    ]
+    certificate = pki.certify(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "SIGNER")]),
+        key.public_key(),
+        issuer=pki.tsl_ca,
+        signing_key=pki.tsl_ca.private_key,
+        not_before=pki.now - DAY,
+        not_after=pki.now + DAY,
+        extensions=[*usual, *more],
+    )
+    raw = sign_list(list_document(demo_content(pki)), Authority(certificate, key))
+    if believed:
+        assert read(pki, raw, pki.tsl_ca.certificate).sequence == 1
+    else:
+        assert refusal(pki, raw, pki.tsl_ca.certificate).reason == "signer"
+
+
 def test_the_pinned_ca_may_issue_signers_but_not_sign(pki: DemoPki) -> None:
     raw = sign_list(list_document(demo_content(pki)), pki.tsl_ca)
     assert refusal(pki, raw).reason == "signer"
