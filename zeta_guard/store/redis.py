@@ -46,7 +46,7 @@ from zeta_guard.store.redis_clients import RedisClients, SeenClient
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import GuardedCommands
 from zeta_guard.store.redis_link import no_answer, number
-from zeta_guard.store.redis_replay import WON, RedisReplayStore, _outcome
+from zeta_guard.store.redis_replay import WON, RedisReplayStore, claim_outcome
 from zeta_guard.store.redis_scripts import LOOK_UP, RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, SPEND, TAKE, Script
 from zeta_guard.store.redis_sessions import RedisSessions, SeenSession
 
@@ -147,7 +147,7 @@ class RedisStore(RedisReplayStore):
             if reply == b"W":
                 self._ahead.note(claims, owner, now)
                 return WON
-            return _outcome(reply)
+            return claim_outcome(reply)
         raise no_answer()
 
     # registrations

@@ -130,7 +130,7 @@ class RedisReplayStore:
                 if not last:
                     continue
                 raise no_answer() from None
-            return _outcome(reply)
+            return claim_outcome(reply)
         raise no_answer()
 
     def claim_soon(
@@ -165,7 +165,7 @@ class RedisReplayStore:
             if isinstance(reply, bytes) and reply[:1] in (b"L", b"B"):
                 # Whoever may not raise here has somebody who waits for an answer.
                 with suppress(ZetaError):
-                    outcome = _outcome(reply)
+                    outcome = claim_outcome(reply)
             # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
             then(outcome)
 
@@ -323,7 +323,8 @@ def _server(epoch_value: bytes) -> str:
     return epoch_value.rpartition(b"|")[2].decode() if epoch_value else ""
 
 
-def _outcome(reply: Reply) -> ClaimOutcome:
+def claim_outcome(reply: Reply) -> ClaimOutcome:
+    """What a reply of the claim script means. Raises ZetaError 503 for one that means nothing."""
     if isinstance(reply, bytes):
         kind, (index, _, reason) = reply[:1], reply[1:].partition(b":")
         if kind == b"L" and index.isdigit():
