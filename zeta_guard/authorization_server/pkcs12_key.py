@@ -57,13 +57,11 @@ def read_container(raw: bytes, password: bytes | None, setting: str) -> PrivateK
         )
     try:
         key = load_pkcs12(raw, password).key
-    except UnsupportedAlgorithm:
-        raise ConfigurationError(setting, "an encryption that is not supported", "PBES2 with AES", _REMEDY) from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError(
             setting,
-            "another password, or a damaged file",
-            f"the password of {PASSWORD_SETTING}",
+            "another password, an encryption that is not supported, or a damaged file",
+            f"the password of {PASSWORD_SETTING}, and PBES2 with AES",
             "Compare with: openssl pkcs12 -in FILE -noout",
         ) from None
     if key is None:
