@@ -257,7 +257,7 @@ GUARD_KINDS: Final[dict[str, tuple[float, Growth]]] = {
     "idle_websocket": (40, _sockets),
     "stalled_upload": (2048, _uploads),
     "stalled_download": (1024, _downloads),
-    # 4 KiB, and of the first 4096 the text and the client's key.
+    # 4 KiB, and of the latest 1024 the text and the client's key.
     "known_token": (16, _tokens),
     "remembered_refusal": (2, _refusals),
 }

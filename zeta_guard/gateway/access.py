@@ -38,8 +38,8 @@ class PresentedToken(NamedTuple):
 
 
 # Text that comes again is the same object again, and found by it without being read.
-_tokens: Final[Recent[str, PresentedToken]] = Recent(4096)
-_LONGEST_KNOWN: Final = 4096
+_tokens: Final[Recent[str, PresentedToken]] = Recent(1024)
+_LONGEST_KNOWN: Final = 2048
 # As long as the verifier hands out the same token.
 _KNOWN_SECONDS: Final = 60
 _DPOP: Final = "dpop"

@@ -162,8 +162,12 @@ class Forwarder:
 
         async def again() -> WrittenResponse:
             inbound = sort_request_headers(request.raw_headers, peer_trusted=facts.peer_trusted)
-            said, _ = self.say(grant, facts, inbound)
-            return await forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
+            said, second = self.say(grant, facts, inbound)
+            try:
+                return await forward(request, facts, backend, inbound, said, rate=rate, keep_alive=self.keeps_alive)
+            finally:
+                if second is not None:
+                    second.end()
 
         work = forward_late(
             request, facts, backend, connection, sent_at, rate=rate, keep_alive=self.keeps_alive, again=again

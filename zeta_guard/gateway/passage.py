@@ -113,17 +113,16 @@ class Passage:
         """The signature was verified: the rest of the check, and the claim."""
         if self.exchange.gone:
             return
-        error = self._refusal
+        gateway = self._gateway
         try:
-            if error is None:
-                self._gateway.enter(self, self._gateway.access.conclude(self.begun, self._proof, self.facts))
-                return
-        except Exception as failure:  # noqa: BLE001 - called for many requests; none may end the others
-            error = failure
-        if isinstance(error, ZetaError):
-            self._gateway.report(error, self.facts, self.begun.route.name)
-            self.exchange.refuse(error)
-        else:
+            try:
+                if self._refusal is not None:
+                    raise self._refusal
+                gateway.enter(self, gateway.access.conclude(self.begun, self._proof, self.facts))
+            except ZetaError as error:
+                gateway.report(error, self.facts, self.begun.route.name)
+                self.exchange.refuse(error)
+        except Exception as error:  # noqa: BLE001 - called for many requests in a row; none may end the others
             self.exchange.fail(error)
 
     def claimed(self, outcome: ClaimOutcome | None) -> None:

@@ -99,8 +99,8 @@ _MOST_NAMES: Final = 1024
 _LONGEST_NAME: Final = 64
 _names: dict[bytes, HeaderName] = {}
 _lines: dict[bytes, Line] = {}
-_LONGEST_TOKEN: Final = 4096
-_tokens: Recent[bytes, Line] = Recent(4096)
+_LONGEST_TOKEN: Final = 2048
+_tokens: Recent[bytes, Line] = Recent(1024)
 
 
 class PlainHead(NamedTuple):

@@ -20,8 +20,8 @@ _HASHER: Final = hashlib.sha256()
 
 
 # Clients send their token again and again; garbage pushes out at most what is quickly hashed again.
-_KNOWN: Final = 4096
-_LONGEST_KNOWN: Final = 4096
+_KNOWN: Final = 1024
+_LONGEST_KNOWN: Final = 2048
 
 _known: Final[Recent[str, TokenHash]] = Recent(_KNOWN)
 
