@@ -204,11 +204,11 @@ class Passage:
                 exchange.write(piece)
             self._wait_for_more(connection, response)
             return
-        # The connection is free for others before this client has its answer.
+        keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+        # The client first; what is noted down follows within the same turn of the event loop.
+        exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
         exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
-        keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
-        exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
         if self._span is not None:
             self._span.end()
         backend.metrics.count_request(response.status)
