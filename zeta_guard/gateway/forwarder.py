@@ -132,6 +132,7 @@ class Forwarder:
         facts: RequestFacts,
         span: Span | None,
     ) -> web.StreamResponse:
+        """What ``work`` answers; raises ZetaError for what failed between the guard and the backend."""
         try:
             response = await work
         except UpstreamError as error:

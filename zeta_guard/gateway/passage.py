@@ -2,8 +2,9 @@
 
 Claim, forward, answer: each step begins the next in the moment in which its reply arrives. It is the same way that
 :meth:`zeta_guard.gateway.app.Gateway.handle` goes, made of the same pieces, for the case in which nothing has to be waited for:
-an idle connection is there, the answer's length is known, the client takes what it is sent. In every other case, and for every refusal, the rest of the way
-is handed over to the connection's task (:meth:`Exchange.hand_over`), which takes it from there.
+an idle connection is there, the answer's length is known, the client takes what it is sent. In every other case, and for
+every refusal, the rest of the way is handed over to the connection's task (:meth:`Exchange.hand_over`), which takes it from
+there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Exchange(Protocol):
-    """A plain request and who answers it. Exactly one of its methods is called, once."""
+    """A plain request and who answers it. After any number of ``write``, exactly one of the other methods is called, once."""
 
     @property
     def request(self) -> PlainRequest:
@@ -209,10 +210,7 @@ class Passage:
         exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
         exchange.on_gone = None
         backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
-        if self._span is not None:
-            self._span.end()
-        backend.metrics.count_request(response.status)
-        exchange.answered(response.status, keep_alive=keep_alive)
+        self._note_answer(response.status, keep_alive)
 
     def _stream(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         """More of the body has come, or will not come."""
@@ -225,10 +223,13 @@ class Passage:
             return
         exchange.on_gone = None
         connection.finish()
+        self._note_answer(response.status, self._keep_alive)
+
+    def _note_answer(self, status: int, keep_alive: bool) -> None:
         if self._span is not None:
             self._span.end()
-        self.backend.metrics.count_request(response.status)
-        exchange.answered(response.status, keep_alive=self._keep_alive)
+        self.backend.metrics.count_request(status)
+        self.exchange.answered(status, keep_alive=keep_alive)
 
     def _wait_for_more(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         exchange = self.exchange

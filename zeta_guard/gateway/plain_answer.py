@@ -10,14 +10,12 @@ import re
 from typing import Final, NamedTuple
 
 from zeta_guard.gateway.headers import Outgoing, Treatment, response_treatment
+from zeta_guard.http.plain_lines import FIELD_BYTES, FIELD_NAME, MOST_DIGITS, split_lines
 
 # What the constructor of a named tuple does, without its call of Python code.
 _new: Final = tuple.__new__
-_ALLOWED: Final = bytes([9, *range(32, 127)])
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) ([\t -~]*)")
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_BODY: Final = frozenset({204, 205, 304})
-_MOST_DIGITS: Final = 18
 _MOST_HEADERS: Final = 100
 LONGEST_HEAD: Final = 16_384
 """Longer heads are left to the parser."""
@@ -61,10 +59,8 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
     end = data.find(b"\r\n\r\n")
     if not 0 < end <= LONGEST_HEAD:
         return None
-    lines = data[:end].splitlines()
-    breaks = len(lines) - 1
-    # Every line break is of two bytes, so that a lone one stands nowhere; one at the end would hide one that is missing a byte.
-    if breaks > _MOST_HEADERS or sum(map(len, lines)) + 2 * breaks != end or data[end - 1] in b"\r\n":
+    lines = split_lines(data, end, _MOST_HEADERS)
+    if lines is None:
         return None
     status = _statuses.get(lines[0]) or _read_status(lines[0])
     if status is None:
@@ -81,7 +77,7 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
             return None
         piece, value, mark = read
         if mark is _LENGTH:
-            if length is not None or not value.isdigit() or len(value) > _MOST_DIGITS:
+            if length is not None or not value.isdigit() or len(value) > MOST_DIGITS:
                 return None
             length = int(value)
         elif mark is _CONNECTION:
@@ -114,13 +110,13 @@ def _read_status(line: bytes) -> tuple[int, bytes] | None:
 
 def _read_line(line: bytes) -> tuple[bytes | None, bytes, int] | None:
     name, colon, value = line.partition(b":")
-    if not colon or not _NAME.fullmatch(name):
+    if not colon or not FIELD_NAME.fullmatch(name):
         return None
     treatment = response_treatment(name)
     mark = _MARKS.get(treatment)
     lower = name.lower()
     # The parser takes Proxy-Connection for Connection, and blanks at the end of a value for a part of it.
-    if mark is None or lower == b"proxy-connection" or value.translate(None, _ALLOWED):
+    if mark is None or lower == b"proxy-connection" or value.translate(None, FIELD_BYTES):
         return None
     value = value.lstrip(b" \t")
     kept = b"%b: %b\r\n" % (name, value) if treatment is Treatment.KEEP or treatment is Treatment.DATE else None

@@ -7,7 +7,6 @@ test compares the two.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import HttpVersion11, web
@@ -15,6 +14,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
+from zeta_guard.http.plain_lines import FIELD_BYTES, FIELD_NAME, MOST_DIGITS, split_lines
 from zeta_guard.jose.recent import Recent
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 _END: Final = b"\r\n\r\n"
 _METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _VISIBLE: Final = bytes(range(33, 127))
-# Visible ASCII, blank and tab.
-_ALLOWED: Final = bytes([9, *range(32, 127)])
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_MOST_DIGITS: Final = 18
 
 # What the constructor of a named tuple does, without its call of Python code.
 _new: Final = tuple.__new__
@@ -121,13 +117,9 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     end = len(data) - 4 if data.endswith(_END) else data.find(_END)
     if end <= 0:
         return None
-    lines = data[:end].splitlines()
-    breaks = len(lines) - 1
-    # Every line break is of two bytes, so that a lone one stands nowhere; one at the end would hide one that is missing a byte.
-    if breaks > limits.header_count or sum(map(len, lines)) + 2 * breaks != end or data[end - 1] in b"\r\n":
-        return None
+    lines = split_lines(data, end, limits.header_count)
     # As the head is measured elsewhere, a blank behind each colon.
-    if end + breaks > limits.request_header:
+    if lines is None or end + len(lines) - 1 > limits.request_header:
         return None
     first = lines[0]
     words = first.split(b" ")
@@ -161,7 +153,7 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
                     return None
             elif mark is _LENGTH:
                 digits = line.pair[1]
-                if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+                if not digits.isdigit() or len(digits) > MOST_DIGITS:
                     return None
                 body = data[end + 4 :]
                 if len(body) != int(digits):
@@ -178,7 +170,7 @@ def _read_line(text: bytes) -> Line | None:
     name, colon, value = text.partition(b":")
     known = _names.get(name)
     if known is None:
-        if not colon or not _NAME.fullmatch(name):
+        if not colon or not FIELD_NAME.fullmatch(name):
             return None
         known = HeaderName(name)
         if len(name) <= _LONGEST_NAME:
@@ -187,7 +179,7 @@ def _read_line(text: bytes) -> Line | None:
             _names[name] = known
     elif not colon:
         return None
-    if value.translate(None, _ALLOWED):
+    if value.translate(None, FIELD_BYTES):
         return None
     line = Line(name, value.strip(b" \t"), known)
     if known.mark is _AUTHORIZATION:

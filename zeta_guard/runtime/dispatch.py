@@ -78,8 +78,7 @@ class Dispatcher:
         """Begin to answer a plain request; what cannot be done at once is handed over to the connection's task."""
         generation = self._generation
         request_id = new_request_id()
-        self.in_flight += 1
-        self._running[id(generation)] += 1
+        self._enter(generation)
         exchange = Exchange(self, protocol, request, generation, request_id)
         protocol.exchange = exchange
         try:
@@ -101,12 +100,7 @@ class Dispatcher:
     def ended(self, exchange: Exchange, status: int) -> None:
         """An exchange was answered in callbacks with this status, 0: not at all."""
         generation = exchange.generation
-        running = self._running
-        key = id(generation)
-        self.in_flight -= 1
-        running[key] -= 1
-        if not running[key]:
-            del running[key]
+        self._leave(generation)
         self._note(generation, exchange.request, exchange.door, status, None, exchange.request_id, exchange.started)
 
     def abandoned(self, exchange: Exchange) -> None:
