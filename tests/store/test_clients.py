@@ -150,6 +150,18 @@ async def test_least_recently_used_client_leaves_when_there_are_too_many(replica
     assert (await register(first, client("again", key="jkt-b"), now=NOW + 12)).client_id == "again"
 
 
+async def test_bindings_of_one_institution_at_once_leave_no_more_than_permitted(
+    replicas: tuple[Store, Store],
+) -> None:
+    for i in range(8):
+        await register(replicas[0], client(f"c{i}"))
+    outcomes = await asyncio.gather(*(bind(replicas[i % 2], f"c{i}", most=3) for i in range(8)))
+    assert {outcome.status for outcome in outcomes} == {BindStatus.BOUND}
+    left = {one.client_id for one in await replicas[1].list_clients("inst", now=NOW)}
+    assert len(left) == 3
+    assert {gone for outcome in outcomes for gone in outcome.evicted} == {f"c{i}" for i in range(8)} - left
+
+
 async def test_a_lowered_limit_sends_several_away(store: Store) -> None:
     for number, name in enumerate("abcd"):
         await register(store, client(name), now=NOW + number)
@@ -188,3 +200,29 @@ async def test_deleted_client_is_gone_and_its_tokens_are_refused(replicas: tuple
     outcome = await replicas[1].claim((), ("client:a",), owner="r", fingerprint=b"", now=NOW)
     assert outcome.status is ClaimStatus.BLOCKED
     assert (await register(replicas[1], client("b", key="jkt-a"))).client_id == "b"
+
+
+async def test_deleted_pending_client_waits_no_longer(store: Store) -> None:
+    await register(store, client("a"), most=1)
+    await store.delete_client("a", now=NOW)
+    assert (await register(store, client("b"), most=1)).client_id == "b"
+
+
+async def test_client_that_is_bound_while_it_is_deleted_is_gone_and_so_are_its_tokens(
+    replicas: tuple[Store, Store],
+) -> None:
+    async def delete(name: str, turns: int) -> None:
+        # Each a little later than the one before: some come between a binding's first look and its end.
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await replicas[1].delete_client(name, now=NOW)
+
+    for turns in range(40):
+        name = f"c{turns}"
+        await register(replicas[0], client(name))
+        outcome, _ = await asyncio.gather(bind(replicas[0], name), delete(name, turns))
+        assert await replicas[0].get_client(name, now=NOW) is None
+        assert [one.client_id for one in await replicas[0].list_clients("inst", now=NOW)] == []
+        if outcome.status is BindStatus.BOUND:
+            use = await replicas[0].claim((), (f"client:{name}",), owner="r", fingerprint=b"", now=NOW)
+            assert use.status is ClaimStatus.BLOCKED

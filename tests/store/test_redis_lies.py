@@ -1,4 +1,4 @@
-"""A server that answers nonsense: everything is a 503 or nothing, nobody wins, and no other error comes out."""
+"""A server that answers nonsense or hangs up: everything is a 503 or nothing, nobody wins, and no other error comes out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.errors import ZetaError
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store.contract import (
+    BindOutcome,
     BindStatus,
     Block,
     Charge,
@@ -22,10 +23,12 @@ from zeta_guard.store.contract import (
     ClaimOutcome,
     ClaimStatus,
     Client,
+    RotateOutcome,
     RotateStatus,
     Session,
     Store,
 )
+from zeta_guard.store.redis_scripts import GUARDED
 
 pytestmark = pytest.mark.redis
 
@@ -53,13 +56,16 @@ LIES = {
 
 
 class Liar:
-    """Stands between a store and its server, and answers every command itself once it has a ``lie``."""
+    """Stands between a store and its server, and answers commands itself once it has a ``lie``: all of them, or those that
+    have ``lies_about`` in them. With ``trips_left`` it passes on so many trips and hangs up at the next one."""
 
     def __init__(self, server: RedisProcess, path: str) -> None:
         self._server = server
         self._path = path
         self._tasks: set[asyncio.Task[None]] = set()
         self.lie: bytes | None = None
+        self.lies_about = b""
+        self.trips_left: int | None = None
 
     async def start(self) -> asyncio.Server:
         return await asyncio.start_unix_server(self._serve, self._path)
@@ -70,11 +76,16 @@ class Liar:
         parser = hiredis.Reader()
         with suppress(asyncio.CancelledError):
             while data := await reader.read(65_536):
+                if self.trips_left == 0:
+                    self.trips_left = None
+                    break
+                if self.trips_left is not None:
+                    self.trips_left -= 1
                 parser.feed(data)
                 commands = 0
                 while parser.gets() is not False:
                     commands += 1
-                if self.lie is None:
+                if self.lie is None or self.lies_about not in data:
                     far_writer.write(data)
                 else:
                     writer.write(self.lie * commands)
@@ -157,3 +168,70 @@ async def test_nonsense_is_a_503_or_nothing(lie: str, liar: Liar, open_redis: Ca
             assert outcome.status == 503
         else:
             assert not gained(outcome), name
+            # Whoever waits for an outcome has one, or the 503.
+            assert outcome is not None or name not in HAS_AN_OUTCOME, name
+
+
+HAS_AN_OUTCOME = {
+    "claim",
+    "claim soon",
+    "spend",
+    "register",
+    "bind",
+    "start",
+    "rotate",
+    "end",
+    "take",
+    "key",
+    "unblock",
+}
+
+
+async def settled(question: Callable[[], Awaitable[Any]]) -> Any:
+    """The outcome, or the error."""
+    return (await asyncio.gather(question(), return_exceptions=True))[0]
+
+
+async def test_a_server_that_hangs_up_is_a_503_at_every_trip_and_a_claim_is_asked_again(
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]]
+) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="hangs-up:"))
+    for name, question in ask(store).items():
+        for trips in range(9):
+            await store.ping()
+            liar.trips_left = trips
+            outcome = await settled(question)
+            if liar.trips_left is not None:
+                assert trips > 0
+                assert not isinstance(outcome, BaseException), f"{name}, {trips} trips: {outcome!r}"
+                break
+            if name in ("claim", "claim soon", "spend"):
+                assert outcome.status is ClaimStatus.WON, f"{name}, {trips} trips: {outcome!r}"
+            else:
+                assert isinstance(outcome, ZetaError), f"{name}, {trips} trips: {outcome!r}"
+                assert outcome.status == 503
+        else:
+            pytest.fail(f"{name} never gets through")
+        liar.trips_left = None
+
+
+async def test_a_step_that_never_goes_through_is_a_503_after_some_rounds(
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]]
+) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="never:"))
+    questions = ask(store)
+    await store.register_client(CLIENT, ttl=60, most_pending=10, now=NOW)
+    await store.start_session(SESSION, now=NOW)
+    liar.lie, liar.lies_about = b":0\r\n", GUARDED.sha.encode()
+    other = Client("d", "another key", {}, "client", int(NOW))
+    questions["register"] = lambda: store.register_client(other, ttl=60, most_pending=10, now=NOW)
+    for name in ("register", "bind", "delete", "rotate", "end", "block"):
+        outcome = await settled(questions[name])
+        assert isinstance(outcome, ZetaError), f"{name}: {outcome!r}"
+        assert outcome.status == 503
+    assert await settled(questions["start"]) is False
+    liar.lie = None
+    bound, rotated = await settled(questions["bind"]), await settled(questions["rotate"])
+    assert isinstance(bound, BindOutcome)
+    assert isinstance(rotated, RotateOutcome)
+    assert (bound.status, rotated.status) == (BindStatus.BOUND, RotateStatus.WON)

@@ -128,6 +128,16 @@ async def test_ended_session_says_why_for_as_long_as_it_would_have_lived(replica
     assert outcome == RotateOutcome(RotateStatus.ENDED, reason="terminated")
 
 
+async def test_of_many_who_end_a_session_at_once_one_is_told_that_it_was_there(
+    replicas: tuple[Store, Store],
+) -> None:
+    await replicas[0].start_session(session(), now=NOW)
+    ended = await asyncio.gather(
+        *(replicas[i % 2].end_session("s", reason="revoked", ttl=900, now=NOW) for i in range(10))
+    )
+    assert ended.count(True) == 1
+
+
 async def test_block_of_an_ended_session_lasts_until_the_record_would_have_ended(store: Store) -> None:
     await store.start_session(session(life=3600), now=NOW)
     await store.end_session("s", reason="revoked", ttl=900, now=NOW)

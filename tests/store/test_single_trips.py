@@ -189,6 +189,13 @@ async def test_no_session_begins_for_a_client_that_vanished_since_it_was_seen(st
     assert await store.get_session("s", now=NOW) is None
 
 
+async def test_no_session_begins_for_a_client_that_is_not_bound(store: Store) -> None:
+    await store.register_client(CLIENT, ttl=300, most_pending=10, now=NOW)
+    found = await store.look_up("c", now=NOW)
+    assert not await store.start_session(SESSION, seen=found.seen, client_ttl=IDLE, now=NOW)
+    assert await store.get_session("s", now=NOW) is None
+
+
 async def test_no_session_begins_for_a_client_whose_record_changed_since_it_was_seen(
     replicas: tuple[Store, Store],
 ) -> None:

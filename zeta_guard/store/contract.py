@@ -297,7 +297,7 @@ class Store(ReplayStore, Protocol):
         """Write a new session.
 
         With ``seen`` (of the client's :meth:`look_up`) the client's use is noted in the same step, as by
-        :meth:`touch_client`; False, and nothing written, when its record is not as it was seen.
+        :meth:`touch_client`; False, and nothing written, when it is not bound or its record is not as it was seen.
         """
 
     async def get_session(self, session_id: str, *, now: float) -> Session | None:

@@ -288,7 +288,7 @@ class MemoryStore:
         if isinstance(seen, Client):
             client = self._clients.get(session.client_id, now)
             # Uses are no change of the record.
-            if client is None or replace(client, last_used_at=seen.last_used_at) != seen:
+            if client is None or client.institution is None or replace(client, last_used_at=seen.last_used_at) != seen:
                 return False
             await self.touch_client(session.client_id, ttl=client_ttl, now=now)
         self._sessions.put(session.session_id, SessionRecord(session), session.expires_at)

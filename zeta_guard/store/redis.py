@@ -244,7 +244,8 @@ class RedisStore(RedisReplayStore):
         await clear_blocks(self._link, self._prefix, now)
         step = GuardedCommands()
         put_block(step, self._prefix, block, now)
-        await step.run(self._link)
+        if await step.run(self._link) != 1:
+            raise no_answer()
 
     async def unblock(self, subject: str) -> bool:
         """See the contract."""

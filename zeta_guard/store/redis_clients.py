@@ -105,14 +105,16 @@ class RedisClients:
             if status is BindStatus.ALREADY:
                 await self.touch(client_id, ttl=ttl, now=now)
                 return BindOutcome(status)
-            older = await self.of_institution(institution, now=now)
+            older = await self._members(institution, now)
             evicted = older[: max(0, len(older) + 1 - most)]
             step = GuardedCommands()
             step.when_fewer(recent, now - HOUR, new_per_hour)
             # Where nobody has to leave, clients of one institution that come together do not get in each other's way.
             step.when_fewer(of, "-inf", len(older) + 1 if evicted else most)
             step.when_field(self._key(client_id), "r", sealed)
-            for old in evicted:
+            for old, old_sealed in evicted:
+                # Somebody else may have sent it away meanwhile: its place is taken then.
+                step.when_field(self._key(old.client_id), "r", old_sealed)
                 self._delete(step, old, now)
             self._write(step, bound(client, institution=institution, platform=platform, now=now), ttl=ttl, now=now)
             step.do("ZREM", self._pending, client_id)
@@ -121,33 +123,41 @@ class RedisClients:
             step.do("KEEP", recent, int(HOUR * 1000))
             done = await step.run(self._link)
             if done == 1:
-                return BindOutcome(status, tuple(old.client_id for old in evicted))
+                return BindOutcome(status, tuple(old.client_id for old, _ in evicted))
             if done == -1:
                 return BindOutcome(BindStatus.TOO_MANY)
         raise no_answer()
 
     async def of_institution(self, institution: str, *, now: float) -> Sequence[Client]:
         """See the contract."""
+        return [client for client, _ in await self._members(institution, now)]
+
+    async def _members(self, institution: str, now: float) -> list[tuple[Client, bytes]]:
+        """The clients of an institution with their sealed records, least recently used first."""
         members = await self._link.call("ZRANGE", self._of(institution), 0, -1)
         ids = [member.decode() for member in members if isinstance(member, bytes)] if isinstance(members, list) else []
         if not ids:
             return []
         replies = await self._link.call_all(*(("HMGET", self._key(one), "r", "u", "x") for one in ids))
-        found = [self._open(one, reply, now)[0] for one, reply in zip(ids, replies, strict=True)]
-        gone = [one for one, client in zip(ids, found, strict=True) if client is None]
+        opened = [self._open(one, reply, now) for one, reply in zip(ids, replies, strict=True)]
+        gone = [one for one, (client, _) in zip(ids, opened, strict=True) if client is None]
         if gone:
             await self._link.call("ZREM", self._of(institution), *gone)
-        clients = [client for client in found if client is not None]
-        return sorted(clients, key=lambda c: (c.last_used_at, c.registered_at, c.client_id))
+        found = [(client, sealed) for client, sealed in opened if client is not None]
+        return sorted(found, key=lambda pair: (pair[0].last_used_at, pair[0].registered_at, pair[0].client_id))
 
     async def delete(self, client_id: str, *, now: float) -> None:
         """See the contract."""
-        client, sealed = await self._read(client_id, now)
-        if client is not None:
+        for _ in range(ATTEMPTS):
+            client, sealed = await self._read(client_id, now)
+            if client is None:
+                return
             step = GuardedCommands()
             step.when_field(self._key(client_id), "r", sealed)
             self._delete(step, client, now)
-            await step.run(self._link)
+            if await step.run(self._link) == 1:
+                return
+        raise no_answer()
 
     def _key(self, client_id: str) -> bytes:
         return self._prefix + b"client:" + client_id.encode()
