@@ -5,8 +5,6 @@
 #   an object from product id to an object of versions.
 package policies.zeta.lib.product
 
-client := input.client_registration_data
-
 # METADATA
 # scope: document
 # description: Says why the client software does not suffice.
@@ -34,10 +32,14 @@ deny contains reason if {
 }
 
 # Rules of their own, because "not data.list[input.member]" would be undefined, not true, for an input without the member.
+# Members are named in full: who reads the whole client reads its attestation time, and every question is a new one then.
 default known := false
 
-known if data.products.allowed[client.product_id]
+known if data.products.allowed[input.client_registration_data.product_id]
 
 default version_known := false
 
-version_known if data.products.allowed[client.product_id][client.product_version]
+version_known if {
+	client := input.client_registration_data
+	data.products.allowed[client.product_id][client.product_version]
+}

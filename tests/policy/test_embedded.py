@@ -217,7 +217,7 @@ async def test_a_broken_instance_is_never_asked_again(
         assert refused.value.status == 503
         await until_the_thread_is_idle(service)
         assert not before & {active._threaded, active._inline}
-        assert (await service.token.decide("token", practice(), now=0)).allow
+        assert (await service.token.decide("token", practice(scopes=["popp"]), now=0)).allow
 
 
 async def test_a_slow_policy_does_not_run_on_the_event_loop(run_policy: Any3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ async def test_a_question_that_is_too_much_for_the_event_loop_is_answered_in_the
         assert second is not None
         assert second is not first
         monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 10.0)
-        assert await turns_during(service.token.decide("token", practice(), now=0)) == 0
+        assert await turns_during(service.token.decide("token", practice(scopes=["popp"]), now=0)) == 0
         assert active._inline is second
 
 
@@ -254,8 +254,8 @@ async def test_what_is_too_much_for_the_event_loop_again_and_again_is_no_longer_
     monkeypatch.setattr("zeta_guard.policy.evaluator._MOST_SLOW", 2)
     monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 0.0)
     async with run_policy(DEMO) as service:
-        for _ in range(2):
-            assert (await service.token.decide("token", practice(), now=0)).allow
+        for scope in ("popp", "vsdservice"):
+            assert (await service.token.decide("token", practice(scopes=[scope]), now=0)).allow
             await until_the_thread_is_idle(service)
         assert not evaluator_of(service).inline("token")
         monkeypatch.setattr("zeta_guard.policy.evaluator.INLINE_LIMIT", 10.0)
@@ -272,7 +272,7 @@ async def test_a_memory_that_has_grown_is_let_go_of_and_the_next_question_but_on
         assert (await service.token.decide("token", practice(), now=0)).allow
         assert active._inline is None
         monkeypatch.setattr("zeta_guard.policy.evaluator._MAX_GROWTH", 1 << 25)
-        assert (await service.token.decide("token", practice(), now=0)).allow
+        assert (await service.token.decide("token", practice(scopes=["popp"]), now=0)).allow
         await until_the_thread_is_idle(service)
         assert active.inline("token")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from zeta_guard.errors import JsonValue
 
@@ -20,8 +20,7 @@ class Reason:
     spec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A validated answer. Lifetimes are seconds, None where the policy named none; ``audience`` only with contract 2."""
 
     allow: bool

@@ -14,6 +14,7 @@ from zeta_guard.policy.activation import ActivePolicy
 from zeta_guard.policy.answer import MalformedAnswerError, read_decision
 from zeta_guard.policy.contract import Decision, Question
 from zeta_guard.policy.input_reads import reads_time
+from zeta_guard.policy.memory import DecisionMemory
 from zeta_guard.policy.probe import PROBES
 from zeta_guard.policy.wasm import EvaluationError, WasmInstance
 
@@ -58,6 +59,11 @@ class Evaluator:
         self._fast: frozenset[Question] = frozenset()
         self._slow_left = _MOST_SLOW
         self._may_cache = not reads_time(policy.bundle, decisions.get("request", ""))
+        self._memory = DecisionMemory(policy.bundle, decisions.get("token", ""))
+
+    def memory(self, question: Question) -> DecisionMemory | None:
+        """What was decided before; None where every question is a new one (a request says the time)."""
+        return self._memory if question == "token" else None
 
     def answers(self, question: Question) -> bool:
         """Whether the bundle has an entry point for the question."""
@@ -165,14 +171,14 @@ class Evaluator:
             raise MalformedAnswerError("the decision is undefined")
         return read_decision(
             found[0],
-            decision_id=_new_id(),
+            decision_id=new_decision_id(),
             revision=self.policy.revision,
             milliseconds=(time.perf_counter() - start) * 1000,
             may_cache=self._may_cache,
         )
 
 
-def _new_id() -> str:
+def new_decision_id() -> str:
     """A random UUID (RFC 9562 §5.4)."""
     raw = bytearray(os.urandom(16))
     raw[6] = raw[6] & 0x0F | 0x40
