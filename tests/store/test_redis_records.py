@@ -12,7 +12,7 @@ import pytest
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store.block_record import write_block
-from zeta_guard.store.contract import Block, ClaimStatus, Client, RotateOutcome, RotateStatus, Session, Store
+from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, RotateOutcome, RotateStatus, Session, Store
 
 pytestmark = pytest.mark.redis
 
@@ -99,6 +99,39 @@ async def test_blocks_that_are_over_leave_with_the_next_one(opened: tuple[Store,
     assert set(inside.ask("HKEYS", "blocks")) == {"", "client:c", "session:s"}
 
 
+async def test_what_lasts_longest_decides_how_long_a_list_lasts(opened: tuple[Store, Inside]) -> None:
+    store, inside = opened
+    await store.block(Block("client:a", "emergency", NOW + LONG, NOW), now=NOW)
+    await store.block(Block("client:b", "emergency", NOW + 1, NOW), now=NOW)
+    await store.start_session(session("s", life=LONG), now=NOW)
+    await store.start_session(session("t", life=1), now=NOW)
+    for name in ("blocks", "blocks:until", "sessions", "sessions:inst"):
+        assert LONG - 60 < inside.seconds_left(name) <= LONG + 1, name
+
+
+async def test_what_several_processes_give_back_lasts_as_long_as_the_longest(
+    start_redis: Callable[..., RedisProcess], open_redis: Opener
+) -> None:
+    server = start_redis()
+    admin, first, second = [await open_redis(RedisStoreConfig(url=server.url)) for _ in range(3)]
+    await admin.block(Block("client:short", "emergency", NOW + 60, NOW), now=NOW)
+    await second.blocks(now=NOW)
+    await admin.block(Block("client:long", "emergency", NOW + LONG, NOW), now=NOW)
+    await first.blocks(now=NOW)
+    server.ask("FLUSHALL")
+    for store in (first, second):
+        assert len(await store.blocks(now=NOW)) == 2
+    assert LONG - 60 < Inside(server, "zg:").seconds_left("returned") < LONG + 60
+
+
+async def test_each_claim_of_several_lasts_as_long_as_it_says(opened: tuple[Store, Inside]) -> None:
+    store, inside = opened
+    claims = [Claim(b"a" * 32, NOW, 60), Claim(b"b" * 32, NOW, 600), Claim(b"d" * 32, NOW, 300)]
+    assert (await store.claim(claims, (), owner="r", fingerprint=bytes(32), now=NOW)).status is ClaimStatus.WON
+    for claim in claims:
+        assert claim.ttl - 30 < inside.seconds_left(f"c:{claim.key.decode()}") <= claim.ttl
+
+
 async def test_a_lifted_block_leaves_nothing(opened: tuple[Store, Inside]) -> None:
     store, inside = opened
     await store.block(Block("client:a", "emergency", NOW + 60, NOW), now=NOW)
@@ -142,7 +175,7 @@ async def test_a_new_session_lets_its_client_live_longer(opened: tuple[Store, In
     store, inside = opened
     await bind(store, "c", ttl=SHORT)
     places = ("client:c", "key:jkt-c", "of:inst")
-    assert all(inside.seconds_left(place) <= SHORT for place in places)
+    assert all(0 < inside.seconds_left(place) <= SHORT for place in places)
     found = await store.look_up("c", now=NOW + 1)
     assert await store.start_session(session("s"), seen=found.seen, client_ttl=LONG, now=NOW + 1)
     assert all(LONG - 60 < inside.seconds_left(place) <= LONG for place in places)
