@@ -19,6 +19,7 @@ from zeta_guard.gateway.popp import PoppToken, PoppVerifier
 from zeta_guard.gateway.route import Route, RouteTable, check_method
 from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
+from zeta_guard.http.plain_request import KnownHead
 from zeta_guard.jose.dpop import PROOF_KIND, DpopProof, UnprovenProof, check_dpop_proof, proof_life, prove
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.token_hash import TokenHash, token_hash
@@ -143,15 +144,18 @@ class AccessCheck:
         except ZetaError as error:
             return Refuse(error, verdict.route)
 
-    def begin(self, facts: RequestFacts) -> Verdict | Unproven:
-        """The verdict, or all that can be judged before the signature of the DPoP proof. Never raises."""
+    def begin(self, facts: RequestFacts, known: KnownHead | None = None) -> Verdict | Unproven:
+        """The verdict, or all that can be judged before the signature of the DPoP proof. Never raises.
+
+        ``known`` is the head that ``facts`` were read from, where it came before.
+        """
         route = None
         try:
             route = self._table.select(facts.path)
             check_method(route, facts.method)
             if route.rule.public:
                 return Grant(route)
-            return self._begin(route, facts)
+            return self._begin(route, facts, known)
         except ZetaError as error:
             return Refuse(error, route)
 
@@ -178,8 +182,12 @@ class AccessCheck:
         claim = _new(Claim, (key, float(proof.issued_at), self._proof_life, "DPoP proof"))
         return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, digest)))
 
-    def _begin(self, route: Route, facts: RequestFacts) -> MissingKeys | Unproven:
-        presented = read_authorization(facts.headers.getall("Authorization", ()))
+    def _begin(self, route: Route, facts: RequestFacts, known: KnownHead | None) -> MissingKeys | Unproven:
+        presented: PresentedToken | None = None if known is None else known.presented
+        if presented is None:
+            presented = read_authorization(facts.headers.getall("Authorization", ()))
+            if known is not None:
+                known.presented = presented
         token = self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest)
         if isinstance(token, MissingKey):
             return MissingKeys("token", token.issuer, token.kid, route)

@@ -90,6 +90,7 @@ class Gateway:
         self._metadata: Final = metadata.Metadata(config)
         self._buckets: Final = buckets or AddressBuckets(config.rate_limits)
         self._limited: Final = config.rate_limits.enabled
+        self.limits: Final = config.limits
         self._popp_keys: Final = {issuer.issuer: PoppKeys(issuer, outbound) for issuer in config.gateway.popp_issuers}
         self._policy: Final = RequestPolicy(policy, show_reasons=config.authorization_server.show_reasons)
         self._sockets: Final = Sockets(loop)
@@ -190,7 +191,7 @@ class Gateway:
             return
         try:
             passage = Passage(self, exchange, facts, self._take(facts))
-            verdict = self.access.begin(facts)
+            verdict = self.access.begin(facts, request.known)
             if type(verdict) is Unproven:
                 request._state["route"] = verdict.route.name
                 passage.begun = verdict

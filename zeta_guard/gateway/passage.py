@@ -19,6 +19,7 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
 from zeta_guard.gateway.headers import sort_plain_request
 from zeta_guard.gateway.response import answer_head, whole_answer
+from zeta_guard.http.plain_request import remember_head
 from zeta_guard.jose.dpop import prove
 from zeta_guard.store.contract import ClaimOutcome, ClaimStatus
 
@@ -119,7 +120,10 @@ class Passage:
             try:
                 if self._refusal is not None:
                     raise self._refusal
-                gateway.enter(self, gateway.access.conclude(self.begun, self._proof, self.facts))
+                verdict = gateway.access.conclude(self.begun, self._proof, self.facts)
+                if self.exchange.request.rest:
+                    remember_head(self.exchange.request, gateway.limits)
+                gateway.enter(self, verdict)
             except ZetaError as error:
                 gateway.report(error, self.facts, self.begun.route.name)
                 self.exchange.refuse(error)

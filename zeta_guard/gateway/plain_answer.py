@@ -31,6 +31,7 @@ _KEEP: Final = 0
 _DATE: Final = 1
 _LENGTH: Final = 2
 _CONNECTION: Final = 3
+_COOKIE: Final = 4
 _MARKS: Final = {
     Treatment.KEEP: _KEEP,
     Treatment.FRAMING: _KEEP,
@@ -41,6 +42,10 @@ _MARKS: Final = {
 _lines: dict[bytes, tuple[bytes | None, bytes, int]] = {}
 """What passes of a line (None: nothing), its value, and what it means."""
 _statuses: dict[bytes, tuple[int, bytes]] = {}
+# Within a second (Date) most backends say the same to everybody.
+_MOST_HEADS: Final = 256
+_LONGEST_KNOWN: Final = 1024
+_heads: dict[bytes, PlainAnswer] = {}
 
 
 class PlainAnswer(NamedTuple):
@@ -59,6 +64,10 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
     end = data.find(b"\r\n\r\n")
     if not 0 < end <= LONGEST_HEAD:
         return None
+    head = data[:end]
+    before = _heads.get(head)
+    if before is not None:
+        return before
     lines = split_lines(data, end, _MOST_HEADERS)
     if lines is None:
         return None
@@ -69,6 +78,7 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
     length: int | None = None
     dated = False
     connection = b""
+    common = end <= _LONGEST_KNOWN
     known = _lines
     del lines[0]
     for line in lines:
@@ -76,6 +86,9 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
         if read is None:
             return None
         piece, value, mark = read
+        if mark is _COOKIE:
+            # Somebody's own: it passes and is forgotten.
+            common = False
         if mark is _LENGTH:
             if length is not None or not value.isdigit() or len(value) > MOST_DIGITS:
                 return None
@@ -93,7 +106,12 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
     if length is None:
         return None
     outgoing = _new(Outgoing, (b"".join(kept), dated, False, False, length, False, True))
-    return _new(PlainAnswer, (status[0], status[1], outgoing, length, end + 4, connection != b"close"))
+    answer = _new(PlainAnswer, (status[0], status[1], outgoing, length, end + 4, connection != b"close"))
+    if common:
+        if len(_heads) >= _MOST_HEADS:
+            _heads.clear()
+        _heads[head] = answer
+    return answer
 
 
 def _read_status(line: bytes) -> tuple[int, bytes] | None:
@@ -120,8 +138,10 @@ def _read_line(line: bytes) -> tuple[bytes | None, bytes, int] | None:
         return None
     value = value.lstrip(b" \t")
     kept = b"%b: %b\r\n" % (name, value) if treatment is Treatment.KEEP or treatment is Treatment.DATE else None
+    if lower == b"set-cookie":
+        return kept, value, _COOKIE
     read = (kept, value, mark)
-    if len(line) <= _LONGEST_LINE and lower != b"set-cookie":
+    if len(line) <= _LONGEST_LINE:
         if len(_lines) >= _MOST_LINES:
             _lines.clear()
         _lines[line] = read

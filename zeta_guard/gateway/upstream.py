@@ -64,6 +64,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_keep_alive",
         "_loop",
         "_missing",
+        "_parsed",
         "_parser",
         "_reason",
         "_size",
@@ -114,6 +115,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return f"UpstreamConnection({state}, {self.exchanges} exchanges)"
 
     def _reset(self, *, head_only: bool) -> None:
+        self._parsed = False
         self._head_only = head_only
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
@@ -148,7 +150,16 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Start an exchange; ``head_only`` for HEAD, whose answer has no body whatever it announces."""
         self.busy = True
         self.exchanges += 1
-        self._reset(head_only=head_only)
+        if self._parsed:
+            self._reset(head_only=head_only)
+        else:
+            # What only the parser sets is as it was.
+            self._head_only = head_only
+            self._chunks = []
+            self._size = 0
+            self.response = None
+            self.complete = False
+            self.answered = False
 
     def write(self, piece: bytes) -> None:
         """Send; nothing happens when the connection is gone (``head`` says so)."""
@@ -315,6 +326,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 data = data[:missing]
             self._take_body(bytes(data), missing)
             return
+        self._parsed = True
         if self.response is None:
             self._fed += nbytes
         try:

@@ -24,10 +24,10 @@ class RequestFacts(NamedTuple):
     path: CanonicalPath
     query: str
     url: str
-    headers: CIMultiDictProxy[str]
     peer_address: IPAddress | None
     peer_trusted: bool
     client_address: IPAddress | None
     scheme: str
+    headers: CIMultiDictProxy[str]
     request_id: str
     now: float

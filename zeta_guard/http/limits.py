@@ -49,16 +49,18 @@ class AddressBuckets:
     def __init__(self, rate_limits: RateLimits, workers: int = 1) -> None:
         self._enabled = rate_limits.enabled
         self._most = rate_limits.table
-        self._paces: dict[str, _Pace] = {
-            "metadata": _Pace(rate_limits.metadata, workers),
-            "nonce": _Pace(rate_limits.nonce, workers),
-            "register": _Pace(rate_limits.register_, workers),
-            "token": _Pace(rate_limits.token, workers),
-            "routes": _Pace(rate_limits.routes, workers),
+        rates: dict[BucketKind, Rate] = {
+            "metadata": rate_limits.metadata,
+            "nonce": rate_limits.nonce,
+            "register": rate_limits.register_,
+            "token": rate_limits.token,
+            "routes": rate_limits.routes,
         }
         # A bucket is the moment at which it will be full again: one float, no refill task.
         self._begin: float | None = None
-        self._full_at: dict[str, OrderedDict[int | str, float]] = {kind: OrderedDict() for kind in self._paces}
+        self._kinds: dict[BucketKind, tuple[_Pace, OrderedDict[int | str, float]]] = {
+            kind: (_Pace(rate, workers), OrderedDict()) for kind, rate in rates.items()
+        }
         self._networks = tuple(
             (parse_network(text, f"rate_limits.networks[{text!r}]"), _Pace(rate, workers), text)
             for text, rate in rate_limits.networks.items()
@@ -67,38 +69,38 @@ class AddressBuckets:
 
     def take(self, kind: BucketKind, address: IPAddress | None, now: float) -> Bucket:
         """Take one token. All unknown addresses share a bucket."""
-        pace = self._paces[kind]
+        pace, table = self._kinds[kind]
         if not self._enabled:
             return Bucket(True, pace.burst, pace.burst, 0, 0)
         key: int | str
-        if address is None:
+        # The integer behind an address; int() is a call of Python code for each request.
+        if type(address) is IPv4Address:
+            key = address._ip  # type: ignore[attr-defined]
+        elif address is None:
             key = _UNKNOWN
         else:
-            # The integer behind an address; int() is a call of Python code for each request.
-            value: int = address._ip  # type: ignore[union-attr]
-            key = value if type(address) is IPv4Address else value >> 64 | 1 << 64
-            if self._networks:
-                named = self._named(address)
-                if named is not None:
-                    pace, key = named
+            key = address._ip >> 64 | 1 << 64  # type: ignore[union-attr]
+        if self._networks and address is not None:
+            named = self._named(address)
+            if named is not None:
+                pace, key = named
         # Counted from the first request on: sums of small intervals keep their precision beside small numbers only.
         if self._begin is None:
             self._begin = now
         now -= self._begin
-        table = self._full_at[kind]
-        waiting = table.get(key, now) - now
-        if waiting < 0.0:
-            waiting = 0.0
-        after = waiting + pace.interval
+        full_at = table.get(key, now)
+        interval = pace.interval
+        slack = pace.slack
+        after = full_at - now + interval if full_at > now else interval
         excess = after - pace.window
-        if excess > pace.slack:
+        if excess > slack:
             table.move_to_end(key)
-            return Bucket(False, pace.burst, 0, ceil(waiting), max(1, ceil(excess)))
+            return Bucket(False, pace.burst, 0, ceil(after - interval), max(1, ceil(excess)))
         table[key] = now + after
         table.move_to_end(key)
         if len(table) > self._most:
             table.popitem(last=False)
-        remaining = int((pace.slack - excess) / pace.interval)
+        remaining = int((slack - excess) / interval)
         return _new(Bucket, (True, pace.burst, remaining if remaining > 0 else 0, ceil(after), 0))
 
     def _find_network(self, address: IPAddress) -> tuple[_Pace, str] | None:
@@ -111,7 +113,7 @@ class AddressBuckets:
 
     def __len__(self) -> int:
         """Addresses remembered, over all kinds."""
-        return sum(map(len, self._full_at.values()))
+        return sum(len(table) for _, table in self._kinds.values())
 
 
 def rate_headers(bucket: Bucket) -> dict[str, str]:

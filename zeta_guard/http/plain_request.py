@@ -3,6 +3,9 @@
 Almost every request is one. What is not (pieces, chunked bodies, upgrades, expectations, anything unusual) is not judged
 here but left to aiohttp's parser, which also words every refusal. Whatever is read here, that parser reads in the same way: a
 test compares the two.
+
+Most requests came before, too, but for their proof. Such a head is not read again, and what else was found out about the rest
+of it is found with it (:class:`KnownHead`).
 """
 
 from __future__ import annotations
@@ -67,10 +70,11 @@ _LONGEST_LINE: Final = 128
 class HeaderName:
     """The name of a header as clients spell it. ``treatment`` is for whoever forwards it to remember what is done with it."""
 
-    __slots__ = ("mark", "secret", "text", "treatment")
+    __slots__ = ("mark", "proof", "secret", "text", "treatment")
 
     def __init__(self, name: bytes) -> None:
         lower = name.lower()
+        self.proof = lower == b"dpop"
         self.text = istr(name.decode("ascii"))
         self.mark = _MARKS.get(lower, 0)
         self.secret = lower in _SECRET
@@ -99,6 +103,53 @@ _LONGEST_TOKEN: Final = 2048
 _tokens: Recent[bytes, Line] = Recent(1024)
 
 
+# The line of the proof as clients spell it; the value is what differs between two requests.
+_PROOFS: Final = (b"\r\ndpop: ", b"\r\nDPoP: ")
+_PROOF_AT: Final = len(_PROOFS[0])
+_PROOF_BYTES: Final = b"-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_LONGEST_REST: Final = 2048
+
+
+class KnownHead:
+    """A head without body that came with a proof that held, but for that proof.
+
+    The places behind ``lines`` are for what follows from the head alone, and belong to whoever finds it out: ``facts`` (with
+    ``facts_of``: from whom it holds), ``presented`` (the access token as it came), ``inbound`` (what passes to the backend).
+    """
+
+    __slots__ = (
+        "facts",
+        "facts_of",
+        "fields",
+        "inbound",
+        "keep_alive",
+        "limits",
+        "lines",
+        "method",
+        "place",
+        "presented",
+        "target",
+    )
+
+    def __init__(self, request: PlainRequest, lines: list[Line], place: int, limits: Limits) -> None:
+        self.method: Final = request.method
+        self.target: Final = request.raw_path
+        self.keep_alive: Final = request.keep_alive
+        self.fields: Final = [line.field for line in lines]
+        self.lines: Final = lines
+        self.place: Final = place
+        """Which line the proof is."""
+        self.limits: Final = limits
+        """It fits into these."""
+        self.facts_of: object = None
+        self.facts: tuple[Any, ...] = ()
+        self.presented: Any = None
+        self.inbound: Any = None
+
+
+_known: Final[Recent[bytes, KnownHead]] = Recent(1024)
+
+
 class PlainHead(NamedTuple):
     """A head, and the whole body behind it."""
 
@@ -106,17 +157,38 @@ class PlainHead(NamedTuple):
     target: str
     headers: CIMultiDictProxy[str]
     lines: list[Line]
+    """Where ``known`` is set: its lines, whose proof is another one."""
     body: bytes | None
     """None: the request has none (and did not announce one)."""
     keep_alive: bool
+    rest: bytes = b""
+    """The head without its proof, where it may be remembered (:func:`remember_head`)."""
+    known: KnownHead | None = None
+    proof: bytes = b""
 
 
 def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     """The one complete request that ``data`` is; None when it is anything else, which proves nothing against it."""
+    rest = b""
     # Most have no body; looking for the end of a head costs more than reading it.
-    end = len(data) - 4 if data.endswith(_END) else data.find(_END)
-    if end <= 0:
-        return None
+    if data.endswith(_END):
+        end = len(data) - 4
+        begin = data.find(_PROOFS[0]) + _PROOF_AT
+        if begin < _PROOF_AT:
+            begin = data.find(_PROOFS[1]) + _PROOF_AT
+        if begin >= _PROOF_AT:
+            stop = data.find(b"\r\n", begin)
+            # The first such line is cut out, so that what is left says where it stood.
+            rest = data[:begin] + data[stop:]
+            before = _known.get(rest)
+            if before is not None and before.limits is limits and end < limits.request_header - len(before.lines):
+                proof = data[begin:stop]
+                if proof and not proof.translate(None, _PROOF_BYTES):
+                    return _repeated(before, proof)
+    else:
+        end = data.find(_END)
+        if end <= 0:
+            return None
     lines = split_lines(data, end, limits.header_count)
     # As the head is measured elsewhere, a blank behind each colon.
     if lines is None or end + len(lines) - 1 > limits.request_header:
@@ -163,7 +235,41 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     if not seen & _HOST or (body is None and len(data) != end + 4):
         return None
     headers = CIMultiDictProxy(CIMultiDict(fields))
-    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive))
+    if body is not None:
+        rest = b""
+    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive, rest, None, b""))
+
+
+def _repeated(before: KnownHead, proof: bytes) -> PlainHead:
+    fields = before.fields.copy()
+    fields[before.place] = (fields[before.place][0], proof.decode("ascii"))
+    headers = CIMultiDictProxy(CIMultiDict(fields))
+    return _new(
+        PlainHead,
+        (before.method, before.target, headers, before.lines, None, before.keep_alive, b"", before, proof),
+    )
+
+
+def remember_head(request: PlainRequest, limits: Limits) -> None:
+    """The next request that differs from ``request`` in its proof only is found, not read.
+
+    Only for requests whose proof held: nobody else can fill the memory. Heads with other secrets than the access token (a
+    PoPP token, cookies) are not remembered.
+    """
+    rest = request.rest
+    if not 0 < len(rest) <= _LONGEST_REST:
+        return
+    place = -1
+    lines = request.lines
+    for number, line in enumerate(lines):
+        if line.name.proof:
+            if place >= 0:
+                return
+            place = number
+        elif line.name.secret and line.mark is not _AUTHORIZATION:
+            return
+    if place >= 0:
+        _known.put(rest, KnownHead(request, lines, place, limits))
 
 
 def _read_line(text: bytes) -> Line | None:
@@ -216,7 +322,17 @@ class PlainRequest(web.BaseRequest):
     ) -> None:
         """``remote``: the peer's address. ``secure``: it came over TLS to this process."""
         # The base class would prepare much that nobody asks for.
-        self.method, self.raw_path, self.headers, self.lines, self.body, self.keep_alive = head
+        (
+            self.method,
+            self.raw_path,
+            self.headers,
+            self._lines,
+            self.body,
+            self.keep_alive,
+            self.rest,
+            self.known,
+            self._proof,
+        ) = head
         self.remote = remote
         self.secure = secure
         self._headers = self.headers
@@ -227,6 +343,19 @@ class PlainRequest(web.BaseRequest):
         self.written = 0
         self._content: StreamReader | None = None
         self._stream_writer: StreamWriter | None = None
+
+    @property
+    def lines(self) -> list[Line]:
+        """The header lines, read."""
+        if self._proof:
+            # They are those of an earlier request until somebody asks.
+            known = self.known
+            assert known is not None
+            lines = self._lines = self._lines.copy()
+            earlier = lines[known.place]
+            lines[known.place] = Line(earlier.pair[0], self._proof, earlier.name)
+            self._proof = b""
+        return self._lines
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:

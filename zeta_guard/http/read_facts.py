@@ -12,9 +12,12 @@ from zeta_guard.errors import ZetaError
 from zeta_guard.http.address import OriginReader, TrustedProxies, parse_address
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.path import canonical_target
+from zeta_guard.http.plain_request import PlainRequest
 
 # What the constructor of a named tuple does, without its call of Python code.
 _new: Final = tuple.__new__
+# What stands before them follows from the head and from who sent it.
+_CONSTANT: Final = RequestFacts._fields.index("headers")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -71,8 +74,21 @@ class FactsReader:
         url = self._public_url + path.raw
         return _new(
             RequestFacts,
-            (request.method, target, path, query, url, headers, peer, trusted, client, scheme, request_id, now),
+            (request.method, target, path, query, url, peer, trusted, client, scheme, headers, request_id, now),
         )
+
+    def read_plain(self, request: PlainRequest, *, now: float, request_id: str) -> RequestFacts:
+        """As :meth:`read`; what was found out about the same head of the same client is not found out again."""
+        known = request.known
+        if known is None:
+            return self.read(request, now=now, request_id=request_id)
+        whose = (self, request.remote, request.secure)
+        if known.facts_of == whose:
+            return _new(RequestFacts, (*known.facts, request.headers, request_id, now))
+        facts = self.read(request, now=now, request_id=request_id)
+        known.facts = facts[:_CONSTANT]
+        known.facts_of = whose
+        return facts
 
     def _check_host(self, hosts: list[str] | tuple[()]) -> None:
         if len(hosts) != 1:

@@ -25,6 +25,9 @@ _ORDER_BRAINPOOL: Final = bytes.fromhex("a9fb57dba1eea9bc3e660a909d838d718c397aa
 _ZERO: Final = bytes(32)
 # Indexed by the length of an integer's content; the content of two such integers is at most 66 bytes, one length octet.
 _INTEGER: Final = tuple(bytes((0x02, length)) for length in range(34))
+# What stands before r, and before s, where both have 32 significant bytes: a zero goes before an integer whose first bit is set.
+_BEFORE_R: Final = (b"\x30\x44\x02\x20", b"\x30\x45\x02\x20", b"\x30\x45\x02\x21\0", b"\x30\x46\x02\x21\0")
+_BEFORE_S: Final = (b"\x02\x20", b"\x02\x21\0")
 
 
 class MalformedSignature(ValueError):
@@ -51,6 +54,10 @@ def der_signature(raw: bytes, order: bytes = _ORDER_P256) -> bytes:
     # Strings of equal length compare like the integers they spell.
     if not _ZERO < r < order or not _ZERO < s < order:
         raise MalformedSignature("signature is out of range")
+    first, second = raw[0], raw[32]
+    if first and second:
+        second >>= 7
+        return _BEFORE_R[first >> 7 << 1 | second] + r + _BEFORE_S[second] + s
     if r[0] == 0:
         r = r.lstrip(b"\0")
     if r[0] & 0x80:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter as Tally
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +44,9 @@ class Dispatcher:
         self.generation = generation
         self.in_flight = 0
         self.refusals = RecentRefusals()
-        self._running: Tally[int] = Tally()
         self._metrics = metrics
         self._request_log = request_log
         self._clock = clock
-
-    def running(self, generation: Generation) -> int:
-        """How many requests still run with this generation."""
-        return self._running[id(generation)]
 
     def count_refused_head(self, status: int) -> None:
         """Count a refusal that the HTTP layer made before a request existed."""
@@ -82,7 +76,7 @@ class Dispatcher:
         exchange = Exchange(self, protocol, request, generation, request_id)
         protocol.exchange = exchange
         try:
-            facts = generation.reader.read(request, now=self._clock(), request_id=request_id)
+            facts = generation.reader.read_plain(request, now=self._clock(), request_id=request_id)
             server = generation.authorization_server
             if server is not None and server.owns(facts.path.raw):
                 exchange.door = "authorization_server"
@@ -209,14 +203,11 @@ class Dispatcher:
 
     def _enter(self, generation: Generation) -> None:
         self.in_flight += 1
-        self._running[id(generation)] += 1
+        generation.running += 1
 
     def _leave(self, generation: Generation) -> None:
-        key = id(generation)
         self.in_flight -= 1
-        self._running[key] -= 1
-        if not self._running[key]:
-            del self._running[key]
+        generation.running -= 1
 
     def _note(
         self,
@@ -252,7 +243,10 @@ class Dispatcher:
                 decision_id = refusal.members.get("decision_id")
                 if decision_id is not None:
                     fields["decision_id"] = decision_id
-            self._request_log.write(fields, self._clock())
+            # Methods of plain requests are those that everybody knows, routes are named in the configuration.
+            self._request_log.write(
+                fields, self._clock(), foreign=refusal is not None or type(request) is not PlainRequest
+            )
 
 
 def _nowhere() -> ZetaError:

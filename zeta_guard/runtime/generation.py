@@ -50,6 +50,8 @@ class Generation:
         clock: Callable[[], float],
     ) -> None:
         self.config = config
+        self.running = 0
+        """Requests that are answered with it now (:class:`zeta_guard.runtime.dispatch.Dispatcher` counts)."""
         self.role = role
         self.registry = CollectorRegistry()
         self.reader = FactsReader(config)

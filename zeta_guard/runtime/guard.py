@@ -279,7 +279,7 @@ class Guard:
         """Close an old generation when its last request and socket have ended."""
         assert self._dispatcher is not None
         # Requests and sockets end in several rooms; a look twice a second is enough.
-        while self._dispatcher.running(generation) or (  # noqa: ASYNC110
+        while generation.running or (  # noqa: ASYNC110
             generation.gateway is not None and generation.gateway.open_sockets
         ):
             await asyncio.sleep(0.5)

@@ -5,18 +5,30 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-_HASHER: Final = hashlib.sha256()
 _LENGTHS: Final = tuple(length.to_bytes(4, "big") for length in range(512))
+# Hashers that have read a kind already: copying one saves OpenSSL the search for the algorithm, and us the kind.
+_begun: Final[dict[str, hashlib._Hash]] = {}
+_MOST_KINDS: Final = 64
 
 
 def claim_key(kind: str, *parts: str | bytes) -> bytes:
     """SHA-256 over ``kind`` and ``parts``, each preceded by its length (4 bytes, big endian)."""
-    pieces: list[bytes] = []
-    for part in (kind, *parts):
+    begun = _begun.get(kind)
+    if begun is None:
+        begun = _begin(kind)
+    pieces = b""
+    for part in parts:
         raw = part.encode() if type(part) is str else part
         length = len(raw)
-        pieces += (_LENGTHS[length] if length < 512 else length.to_bytes(4, "big"), raw)  # type: ignore[arg-type]
-    # Copying a hasher saves OpenSSL the search for the algorithm.
-    digest = _HASHER.copy()
-    digest.update(b"".join(pieces))
+        pieces += (_LENGTHS[length] if length < 512 else length.to_bytes(4, "big")) + raw  # type: ignore[operator]
+    digest = begun.copy()
+    digest.update(pieces)
     return digest.digest()
+
+
+def _begin(kind: str) -> hashlib._Hash:
+    raw = kind.encode()
+    begun = hashlib.sha256(len(raw).to_bytes(4, "big") + raw)
+    if len(_begun) < _MOST_KINDS:
+        _begun[kind] = begun
+    return begun

@@ -28,22 +28,27 @@ class RequestLog:
         self._text = text
         self._descriptor = descriptor
         self._on_drop = on_drop
-        self._lines: list[str] = []
+        self._lines: list[bytes | str] = []
+        """Bytes go out as they are, text is masked first."""
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
         self._second = ("", -1)
 
-    def write(self, fields: dict[str, Any], now: float) -> None:
-        """Queue a line. ``fields`` follow ``time``, ``level`` and ``event``; ``now`` in Unix seconds."""
+    def write(self, fields: dict[str, Any], now: float, *, foreign: bool = True) -> None:
+        """Queue a line. ``fields`` follow ``time``, ``level`` and ``event``; ``now`` in Unix seconds.
+
+        ``foreign`` False: no word of it came from outside, so that nothing has to be masked.
+        """
         if self._size >= MOST_WAITING:
             self._on_drop(1)
             return
         document = {"time": self._moment(now), "level": "info", "event": "request", **fields}
         if self._text:
-            line = " ".join(f"{name}={value}" for name, value in document.items()) + "\n"
+            line: bytes | str = " ".join(f"{name}={value}" for name, value in document.items()) + "\n"
         else:
-            line = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
+            raw = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE)
+            line = raw.decode() if foreign else raw
         self._lines.append(line)
         self._size += len(line)
         if self._size >= FLUSH_BYTES:
@@ -81,8 +86,13 @@ class RequestLog:
         if self._lines and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._start)
 
-    def _drain(self, lines: list[str]) -> None:
+    def _drain(self, lines: list[bytes | str]) -> None:
         # Masking is done here as well: off the event loop.
-        view = memoryview(mask("".join(lines)).encode("utf-8", "backslashreplace"))
+        view = memoryview(b"".join(line if type(line) is bytes else _masked(line) for line in lines))
         while view:
             view = view[os.write(self._descriptor, view) :]
+
+
+def _masked(line: str | bytes) -> bytes:
+    assert isinstance(line, str)
+    return mask(line).encode("utf-8", "backslashreplace")
