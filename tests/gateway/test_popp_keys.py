@@ -13,7 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from zeta_guard.config.gateway import PoppIssuer
 from zeta_guard.config.outbound import Outbound as OutboundConfig
 from zeta_guard.errors import ZetaError
-from zeta_guard.gateway.popp_federation import FederationError, read_entity_statement
+from zeta_guard.gateway.popp_federation import (
+    MAX_KEYS,
+    EntityStatement,
+    FederationError,
+    read_entity_statement,
+    read_signed_key_set,
+)
 from zeta_guard.gateway.popp_keys import PoppKeys
 from zeta_guard.http.outbound import Outbound
 from zeta_guard.jose.jwk import public_jwk
@@ -159,6 +165,8 @@ async def test_key_set_may_be_named_relatively_or_at_the_issuer(
         "http://127.0.0.1:1/.well-known/signed-jwks",
         "https://popp.example:444/x",
         "https://user:pw@popp.example/.well-known/signed-jwks",
+        "https://user@popp.example/.well-known/signed-jwks",
+        "https://:pw@popp.example/.well-known/signed-jwks",
         "//evil.example/x",
         "file:///etc/passwd",
         "https://[::1/x",
@@ -231,6 +239,42 @@ async def test_bent_document_is_not_believed_and_the_old_set_stays(
     await older.refresh(now=NOW)
     assert older.key("popp-1", now=NOW) is not None
     assert older.readiness(NOW) is not None
+
+
+def read_both(federation: Federation) -> EntityStatement:
+    issuer = issuer_of(federation)
+    statement = read_entity_statement(federation.statement().encode(), issuer, now=NOW)
+    read_signed_key_set(federation.key_set().encode(), statement, issuer, now=NOW)
+    return statement
+
+
+def test_set_holds_a_hundred_keys_and_not_one_more(federation: Federation) -> None:
+    federation.keys += [{"kty": "RSA", "kid": f"r{number}"} for number in range(MAX_KEYS - 1)]
+    read_both(federation)
+    federation.keys.append({"kty": "RSA", "kid": "one more"})
+    with pytest.raises(FederationError, match="at most 100"):
+        read_both(federation)
+
+
+def test_clocks_may_differ_by_a_minute_and_not_more(federation: Federation) -> None:
+    for claims in ("statement_claims", "set_claims"):
+        for name in ("iat", "nbf"):
+            setattr(federation, claims, {name: NOW + 60})
+            read_both(federation)
+            setattr(federation, claims, {name: NOW + 61})
+            with pytest.raises(FederationError, match=f"'{name}' lies in the future"):
+                read_both(federation)
+        setattr(federation, claims, {})
+
+
+def test_documents_hold_until_their_last_second(federation: Federation) -> None:
+    for claims in ("statement_claims", "set_claims"):
+        setattr(federation, claims, {"exp": NOW + 1})
+        read_both(federation)
+        setattr(federation, claims, {"exp": NOW})
+        with pytest.raises(FederationError, match="has expired"):
+            read_both(federation)
+        setattr(federation, claims, {})
 
 
 async def test_signatures_of_somebody_else_are_refused(federation: Federation, make_keys: MakeKeys) -> None:

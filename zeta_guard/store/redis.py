@@ -131,8 +131,6 @@ class RedisStore(RedisReplayStore):
             try:
                 reply = await self._link.run(SPEND, keys, *words, epoch, *rest)
             except ConnectionLost:
-                if last:
-                    raise no_answer() from None
                 continue
             if reply == b"E" and not last:
                 await self._renew(epoch)
