@@ -42,7 +42,7 @@ def refusal(session: Session) -> ZetaError:
 @pytest.mark.parametrize("target", [CONTENT.target, Target(1, ("https://a/",))])
 @pytest.mark.parametrize("registered_at", [None, 1_700_000_000])
 def test_what_was_sealed_is_opened_as_it_was_under_either_secret(target: Target, registered_at: int | None) -> None:
-    content = replace(CONTENT, target=target, registered_at=registered_at)
+    content = CONTENT._replace(target=target, registered_at=registered_at)
     for secret in (NEW, OLD):
         assert SessionSealer(Secrets((NEW, OLD))).open(sealed(content, secret)) == content
 
@@ -73,12 +73,42 @@ def test_what_the_version_before_wrote_is_read() -> None:
     (key,) = Secrets((NEW,)).derive("session")
     inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place).partition(b"\n")[0])
     older = {**inside, "version": 1, "leaf": base64.b64encode(CONTENT.leaf).decode()}
-    assert SessionSealer(Secrets((NEW,))).open(
-        replace(EMPTY, sealed=Sealer((key,)).seal(orjson.dumps(older), place))
-    ) == replace(CONTENT)
+    assert (
+        SessionSealer(Secrets((NEW,))).open(replace(EMPTY, sealed=Sealer((key,)).seal(orjson.dumps(older), place)))
+        == CONTENT
+    )
+
+
+@pytest.mark.parametrize("change", [{"session_id": "s2"}, {"client_id": "c2"}, {"jkt": "other"}])
+def test_what_was_opened_before_opens_again_for_its_own_session_client_and_key_only(change: dict[str, str]) -> None:
+    sealer = SessionSealer(Secrets((NEW,)))
+    own = sealed(CONTENT)
+    assert sealer.open(own) == sealer.open(own) == CONTENT
+    with pytest.raises(ZetaError) as caught:
+        sealer.open(replace(own, **change))  # type: ignore[arg-type]
+    assert caught.value.code == "invalid_grant"
+    assert sealer.open(own) == CONTENT
+
+
+def test_one_bit_is_another_content_though_the_right_one_was_opened_before() -> None:
+    sealer = SessionSealer(Secrets((NEW,)))
+    own = sealed(CONTENT)
+    sealer.open(own)
+    for place in (0, 5, len(own.sealed) - 1):
+        changed = bytearray(own.sealed)
+        changed[place] ^= 1
+        with pytest.raises(ZetaError):
+            sealer.open(replace(own, sealed=bytes(changed)))
+
+
+def test_opened_contents_are_bounded() -> None:
+    sealer = SessionSealer(Secrets((NEW,)))
+    for number in range(5000):
+        sealer.seal(CONTENT, session_id=str(number), client_id="c1", jkt="jkt")
+    assert len(sealer._opened) <= 2048
 
 
 @pytest.mark.parametrize("leaf", [b"\n", b"\n\n0\n", b'{"version":3}\n', bytes(range(256))])
 def test_a_certificate_of_any_bytes_comes_back_as_it_was(leaf: bytes) -> None:
-    content = replace(CONTENT, leaf=leaf)
+    content = CONTENT._replace(leaf=leaf)
     assert SessionSealer(Secrets((NEW,))).open(sealed(content)) == content

@@ -18,6 +18,7 @@ from zeta_guard.authorization_server.dependencies import Dependencies
 from zeta_guard.authorization_server.metadata import check_issuer, server_metadata
 from zeta_guard.authorization_server.metrics import AuthorizationServerMetrics
 from zeta_guard.authorization_server.nonce import NonceMint
+from zeta_guard.authorization_server.recent_token import RecentRefreshTokens
 from zeta_guard.authorization_server.refusal_event import report_refusal
 from zeta_guard.authorization_server.registration import (
     SLOT,
@@ -101,6 +102,7 @@ class AuthorizationServer:
             audit=audit,
             metrics=AuthorizationServerMetrics(registry),
             leaves=Recent(_RECENT_CLIENTS),
+            recent=RecentRefreshTokens(),
         )
         self._buckets = AddressBuckets(config.rate_limits, workers)
         self._registrar = Registrar(server, store)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from zeta_guard.config.guard import GuardConfig
@@ -15,8 +14,7 @@ from zeta_guard.jose.htu import normal_url
 LONGEST_TARGET: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What the client asked for. ``audience`` is empty when the policy decides it (``version`` 2, ``resource`` set)."""
 
     version: Literal[1, 2]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -24,16 +23,14 @@ LONGEST_JTI: Final = 256
 LONGEST_CLIENT_ID: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
-class AssertionTimes:
+class AssertionTimes(NamedTuple):
     """What the assertion says about its own time; ``issued_at`` None: it does not say."""
 
     expires_at: int
     issued_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class UnverifiedAssertion:
+class UnverifiedAssertion(NamedTuple):
     """An assertion whose claims hold for this server and this moment; its signature was not checked."""
 
     jws: CompactJws
@@ -42,8 +39,7 @@ class UnverifiedAssertion:
     times: AssertionTimes
 
 
-@dataclass(frozen=True, slots=True)
-class ClientAssertion:
+class ClientAssertion(NamedTuple):
     """A client that has proved itself with its registered key. Whether the assertion came before, the store knows.
 
     ``jkt`` is the key's thumbprint. ``statement`` is the member ``client_statement``, not judged yet.

@@ -8,8 +8,7 @@ import hmac
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -34,8 +33,7 @@ _recent_keys: Final[Recent[str, str]] = Recent(4096)
 """Thumbprint → SubjectPublicKeyInfo in base64: clients come again with the key that they have."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientStatement:
+class ClientStatement(NamedTuple):
     """A statement that is fresh and bound to the client's key. The words in it remain the client's own (software posture).
 
     ``bound_to_nonce``: the challenge (or the member ``nonce``) was recomputed from this request's nonce, so the statement was

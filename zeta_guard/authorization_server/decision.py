@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from zeta_guard.authorization_server.audience import Audiences, Target
 from zeta_guard.config.authorization_server import Lifetimes
@@ -13,8 +12,7 @@ from zeta_guard.policy.contract import Decision
 LONGEST_DESCRIPTION: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(NamedTuple):
     """A yes, within what is configured. Lifetimes in seconds."""
 
     decision_id: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from zeta_guard.authorization_server.audience import Audiences
 from zeta_guard.authorization_server.endpoint import Endpoints
 from zeta_guard.authorization_server.metrics import AuthorizationServerMetrics
 from zeta_guard.authorization_server.nonce import NonceMint
+from zeta_guard.authorization_server.recent_token import RecentRefreshTokens
 from zeta_guard.authorization_server.session import SessionSealer
 from zeta_guard.authorization_server.signing_keys import SigningKeys
 from zeta_guard.config.guard import GuardConfig
@@ -42,20 +44,17 @@ class Dependencies:
     metrics: AuthorizationServerMetrics
     leaves: Recent[str, bytes]
     """Client → fingerprint of the certificate that it came with last: whose answers to read ahead, never whom to believe."""
+    recent: RecentRefreshTokens
 
 
-@dataclass(frozen=True, slots=True)
-class FormRequest:
+class FormRequest(NamedTuple):
     """A request with a form. ``proofs`` are all values of the header DPoP."""
 
     form: Mapping[str, str]
     proofs: tuple[str, ...]
     facts: RequestFacts
-    now: float = field(init=False)
+    now: float
     """The one clock reading of this request, Unix seconds."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "now", self.facts.now)
 
     @property
     def client_address(self) -> IPAddress:

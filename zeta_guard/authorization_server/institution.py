@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.authorization_server.client_statement import ClientStatement
@@ -15,8 +15,7 @@ from zeta_guard.store.contract import BindStatus, Client, block_subject
 from zeta_guard.trust.contract import SmcbCertificate, SmcbIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class Institution:
+class Institution(NamedTuple):
     """The institution of a certificate under its names in the store. ``pseudonym`` is the one that records carry.
 
     ``pseudonyms``: under all secrets, so that a block made before a change of secrets still counts.

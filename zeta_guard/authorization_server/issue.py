@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from zeta_guard.authorization_server.client_statement import ClientStatement
 from zeta_guard.authorization_server.grant_type import ACCESS_TOKEN_TYPE
+from zeta_guard.authorization_server.own_token import ACCESS_TOKEN_TYP, REFRESH_TOKEN_TYP, OwnToken
+from zeta_guard.authorization_server.recent_token import RecentRefreshTokens
 from zeta_guard.authorization_server.session import new_jti
 from zeta_guard.errors import JsonValue
 from zeta_guard.jose.jws import Signer, sign_jws
 from zeta_guard.trust.contract import SmcbCertificate
-
-ACCESS_TOKEN_TYP: Final = "at+jwt"  # noqa: S105 - a header value
-REFRESH_TOKEN_TYP: Final = "refresh+jwt"  # noqa: S105 - a header value
 
 ACR: Final = "gematik-ehealth-loa-substantial"
 """Level of an institution that proved itself with its SM(C)-B."""
@@ -24,8 +22,7 @@ AMR: Final = ("urn:telematik:auth:sc",)
 """How it proved itself, as verified here: with a smart card."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What was granted, to whom, bound to what. Times are Unix seconds, ``*_ttl`` seconds.
 
     ``session_expires_at`` None: no refresh token (client credentials).
@@ -44,8 +41,7 @@ class Grant:
     session_expires_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSet:
+class TokenSet(NamedTuple):
     """An answer of the token endpoint: its body, and the ids of what is in it (never the tokens) for store and audit."""
 
     body: bytes
@@ -53,8 +49,8 @@ class TokenSet:
     refresh_jti: str | None
 
 
-def issue(grant: Grant, *, issuer: str, signer: Signer, now: float) -> TokenSet:
-    """Sign the tokens of a grant and make the answer."""
+def issue(grant: Grant, *, issuer: str, signer: Signer, recent: RecentRefreshTokens, now: float) -> TokenSet:
+    """Sign the tokens of a grant and make the answer. The refresh token is noted in ``recent``."""
     issued_at = int(now)
     access_jti = new_jti()
     access_token = sign_jws({"typ": ACCESS_TOKEN_TYP}, _access_claims(grant, issuer, issued_at, access_jti), signer)
@@ -68,10 +64,11 @@ def issue(grant: Grant, *, issuer: str, signer: Signer, now: float) -> TokenSet:
     refresh_jti = None
     if grant.session_expires_at is not None:
         refresh_jti = new_jti()
-        body["refresh_token"] = sign_jws(
-            {"typ": REFRESH_TOKEN_TYP}, _refresh_claims(grant, issuer, issued_at, refresh_jti), signer
-        )
-        body["refresh_expires_in"] = grant.session_expires_at - issued_at
+        expires_at = grant.session_expires_at
+        token = sign_jws({"typ": REFRESH_TOKEN_TYP}, _refresh_claims(grant, issuer, issued_at, refresh_jti), signer)
+        recent.note(token, OwnToken(grant.client_id, grant.session_id, refresh_jti, grant.jkt, expires_at, signer.kid))
+        body["refresh_token"] = token
+        body["refresh_expires_in"] = expires_at - issued_at
     return TokenSet(orjson.dumps(body), access_jti, refresh_jti)
 
 

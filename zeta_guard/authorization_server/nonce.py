@@ -11,8 +11,7 @@ import hmac
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -31,8 +30,7 @@ CLOCK_DIFFERENCE: Final = 15
 """Seconds that the clocks of two replicas may be apart; every claim is remembered this much longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nonce:
+class Nonce(NamedTuple):
     """A nonce made by this guard in the present epoch that is neither too old nor ahead. Whether it is spent, the store knows.
 
     ``issued_at``: Unix seconds, rounded down. ``expires_at``: the last second of its life.

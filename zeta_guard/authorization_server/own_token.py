@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from zeta_guard.authorization_server.issue import ACCESS_TOKEN_TYP, REFRESH_TOKEN_TYP
 from zeta_guard.jose.claims import integer, member, single_audience, text
 from zeta_guard.jose.jws import CompactJws, parse_jws, verify_es256
 from zeta_guard.jose.slot import Slot
+
+ACCESS_TOKEN_TYP: Final = "at+jwt"  # noqa: S105 - a header value
+REFRESH_TOKEN_TYP: Final = "refresh+jwt"  # noqa: S105 - a header value
 
 REFRESH_SLOT: Final = Slot("refresh token", "invalid_grant", 400)
 LONGEST_SESSION_ID: Final = 64
 _REVOKED_SLOT: Final = Slot("token", "invalid_grant", 400)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnToken:
+class OwnToken(NamedTuple):
     """A token with a valid signature of this server that has not expired. Whether its session lives, the store knows."""
 
     client_id: str
@@ -28,6 +28,8 @@ class OwnToken:
     jti: str
     jkt: str
     expires_at: int
+    kid: str
+    """Which key signed it."""
 
 
 def parse_refresh_token(token: str, *, max_bytes: int) -> CompactJws:
@@ -62,7 +64,8 @@ def _verify(
     jws: CompactJws, slot: Slot, issuer: str, keys: Mapping[str, ec.EllipticCurvePublicKey], now: float
 ) -> OwnToken:
     claims = jws.claims
-    key = keys.get(text(jws.header, "kid", slot))
+    kid = text(jws.header, "kid", slot)
+    key = keys.get(kid)
     if key is None:
         raise slot.refuse("was not made here, or by a key that is over")
     verify_es256(jws, key, slot)
@@ -77,4 +80,5 @@ def _verify(
         jti=text(claims, "jti", slot),
         jkt=text(member(claims, "cnf", slot), "jkt", slot),
         expires_at=expires_at,
+        kid=kid,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from zeta_guard.authorization_server.grant_type import JWT_TYPE
 from zeta_guard.authorization_server.x5c import verify_with_leaf
@@ -18,8 +17,7 @@ from zeta_guard.trust.contract import SmcbCertificate
 SLOT: Final = Slot("subject token", "invalid_grant", 400)
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectToken:
+class SubjectToken(NamedTuple):
     """A subject token made for this client, this DPoP key and this nonce, by whoever holds the leaf's key.
 
     Who that is, and whether it still counts, only the chain and the revocation check say.

@@ -47,7 +47,7 @@ async def read_form(deps: Dependencies, request: web.BaseRequest, facts: Request
     except ZetaError as error:
         # RFC 6749 §5.2 knows 400 only for a malformed request, its media type included.
         raise error.with_status(400) if error.status == 415 else error from None
-    return FormRequest(form, tuple(request.headers.getall("DPoP", ())), facts)
+    return FormRequest(form, tuple(request.headers.getall("DPoP", ())), facts, facts.now)
 
 
 def _grant(deps: Dependencies, request: FormRequest) -> str:

@@ -107,7 +107,9 @@ async def grant_client_credentials(deps: Dependencies, request: FormRequest) -> 
         access_ttl=permission.access_ttl,
         session_expires_at=None,
     )
-    tokens = issue(grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), now=now)
+    tokens = issue(
+        grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), recent=deps.recent, now=now
+    )
     deps.audit.record(
         "token_granted",
         grant=CLIENT_CREDENTIALS,

@@ -59,7 +59,7 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     leaf = deps.leaves.get(unverified.client_id)
     found = await deps.store.look_up(
         unverified.client_id,
-        session_id=named_session(parsed) if isinstance(parsed, CompactJws) else None,
+        session_id=_named(parsed),
         cached=deps.trust.answer_keys(leaf) if leaf is not None else (),
         now=now,
     )
@@ -115,7 +115,9 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
         access_ttl=permission.access_ttl,
         session_expires_at=expires_at,
     )
-    tokens = issue(grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), now=now)
+    tokens = issue(
+        grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), recent=deps.recent, now=now
+    )
     deps.audit.record(
         "token_granted",
         grant=REFRESH_TOKEN,
@@ -133,24 +135,41 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     return await _rotate(deps, request, session, presented, tokens, found.seen)
 
 
-def _parsed(deps: Dependencies, request: FormRequest) -> CompactJws | ZetaError:
+def _parsed(deps: Dependencies, request: FormRequest) -> OwnToken | CompactJws | ZetaError:
     """The refresh token taken apart, or why it cannot be: that is said after client and proof have been judged."""
     token = request.form.get("refresh_token")
     if token is None:
         return ZetaError("invalid_request", "'refresh_token' is missing", stage="refresh_token")
+    known = deps.recent.recall(token, keys=deps.signing_keys.public(request.now), now=request.now)
+    if known is not None:
+        return known
     try:
         return parse_refresh_token(token, max_bytes=deps.config.limits.jwt)
     except ZetaError as error:
         return error
 
 
+def _named(parsed: OwnToken | CompactJws | ZetaError) -> str | None:
+    if isinstance(parsed, OwnToken):
+        return parsed.session_id
+    return named_session(parsed) if isinstance(parsed, CompactJws) else None
+
+
 def _presented(
-    deps: Dependencies, request: FormRequest, parsed: CompactJws | ZetaError, client_id: str, proof: DpopProof
+    deps: Dependencies,
+    request: FormRequest,
+    parsed: OwnToken | CompactJws | ZetaError,
+    client_id: str,
+    proof: DpopProof,
 ) -> OwnToken:
     if isinstance(parsed, ZetaError):
         raise parsed
-    presented = verify_refresh_token(
-        parsed, issuer=deps.endpoints.issuer, keys=deps.signing_keys.public(request.now), now=request.now
+    presented = (
+        parsed
+        if isinstance(parsed, OwnToken)
+        else verify_refresh_token(
+            parsed, issuer=deps.endpoints.issuer, keys=deps.signing_keys.public(request.now), now=request.now
+        )
     )
     if presented.client_id != client_id:
         raise REFRESH_SLOT.refuse("was issued to another client")

@@ -135,7 +135,9 @@ async def _exchange(deps: Dependencies, request: FormRequest, charges: Charges) 
         access_ttl=permission.access_ttl,
         session_expires_at=int(now) + permission.refresh_ttl,
     )
-    tokens = issue(grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), now=now)
+    tokens = issue(
+        grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), recent=deps.recent, now=now
+    )
     deps.audit.record(
         "token_granted",
         grant=TOKEN_EXCHANGE,
