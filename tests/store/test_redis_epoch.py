@@ -234,6 +234,28 @@ async def test_epoch_never_starts_before_the_one_it_replaces(
     assert replica.store.epoch.started_at == before.started_at
 
 
+@pytest.mark.parametrize("value", ["garbage", "\\xff|\\xfe|\\xff", "||", "e|when|RUN_ID", "RUN_ID", "|RUN_ID"])
+async def test_an_epoch_that_the_guard_did_not_write_lets_no_old_proof_in(
+    start_redis: StartRedis, open_replica: OpenReplica, value: str
+) -> None:
+    server, clock = start_redis(), Clock()
+    replica = await open_replica(server, clock)
+    clock.now += 10
+    used = clock.now - 1
+    assert await replica.claim("proof", dated=used) == "won"
+    run_id = next(line[7:] for line in server.ask("INFO", "server").splitlines() if line.startswith("run_id:"))
+    server.ask("FLUSHALL")
+    server.ask("SET", "zg:epoch", value.replace("RUN_ID", run_id))
+    for _ in range(2):
+        if "RUN_ID" in value:
+            # With the name of its server it is a damaged one, and nobody but an operator may replace it.
+            with pytest.raises(ZetaError) as refused:
+                await replica.claim("proof", dated=used)
+            assert refused.value.status == 503
+        else:
+            assert await replica.claim("proof", dated=used) == "stale"
+
+
 async def test_clock_far_behind_the_epoch_of_others_is_refused(
     start_redis: StartRedis, open_replica: OpenReplica
 ) -> None:

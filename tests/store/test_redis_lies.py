@@ -28,7 +28,8 @@ from zeta_guard.store.contract import (
     Session,
     Store,
 )
-from zeta_guard.store.redis_scripts import GUARDED
+from zeta_guard.store.redis_scripts import CLAIM as CLAIM_SCRIPT
+from zeta_guard.store.redis_scripts import GUARDED, RETURN_BLOCKS, SPEND
 
 pytestmark = pytest.mark.redis
 
@@ -57,7 +58,8 @@ LIES = {
 
 class Liar:
     """Stands between a store and its server, and answers commands itself once it has a ``lie``: all of them, or those that
-    have ``lies_about`` in them. With ``trips_left`` it passes on so many trips and hangs up at the next one."""
+    have ``lies_about`` in them. With ``trips_left`` it passes on so many trips and hangs up at the next one; with ``cuts`` it
+    hangs up whenever that comes."""
 
     def __init__(self, server: RedisProcess, path: str) -> None:
         self._server = server
@@ -66,6 +68,7 @@ class Liar:
         self.lie: bytes | None = None
         self.lies_about = b""
         self.trips_left: int | None = None
+        self.cuts = b""
 
     async def start(self) -> asyncio.Server:
         return await asyncio.start_unix_server(self._serve, self._path)
@@ -76,6 +79,8 @@ class Liar:
         parser = hiredis.Reader()
         with suppress(asyncio.CancelledError):
             while data := await reader.read(65_536):
+                if self.cuts and self.cuts in data:
+                    break
                 if self.trips_left == 0:
                     self.trips_left = None
                     break
@@ -235,3 +240,53 @@ async def test_a_step_that_never_goes_through_is_a_503_after_some_rounds(
     assert isinstance(bound, BindOutcome)
     assert isinstance(rotated, RotateOutcome)
     assert (bound.status, rotated.status) == (BindStatus.BOUND, RotateStatus.WON)
+
+
+async def test_an_answer_that_is_lost_again_is_a_503(liar: Liar, open_redis: Callable[..., Awaitable[Store]]) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="lost:"))
+    for name, script in (("claim", CLAIM_SCRIPT), ("claim soon", CLAIM_SCRIPT), ("spend", SPEND)):
+        liar.cuts = script.sha.encode()
+        outcome = await settled(ask(store)[name])
+        assert isinstance(outcome, ZetaError), f"{name}: {outcome!r}"
+        assert outcome.status == 503
+        liar.cuts = b""
+        await store.ping()
+        assert (await settled(ask(store)[name])).status is ClaimStatus.WON
+
+
+@pytest.mark.parametrize("written", ["claim", "block"])
+@pytest.mark.parametrize("fault", ["refuses", "hangs up"])
+async def test_a_new_epoch_is_believed_only_when_what_was_known_is_written_back(
+    start_redis: Callable[..., RedisProcess],
+    open_redis: Callable[..., Awaitable[Store]],
+    tmp_path_factory: pytest.TempPathFactory,
+    written: str,
+    fault: str,
+) -> None:
+    server = start_redis()
+    between = Liar(server, str(tmp_path_factory.mktemp("liar") / "r.sock"))
+    listening = await between.start()
+    first = await open_redis(RedisStoreConfig(url=f"unix://{between._path}", timeout_ms=2000), now=NOW)
+    second = await open_redis(RedisStoreConfig(url=server.url), now=NOW)
+    ahead = Claim(CLAIM.key, NOW + 14, 60)
+    won = await first.claim([ahead], (), owner="o", fingerprint=bytes(32), now=NOW)
+    assert won.status is ClaimStatus.WON
+    await second.block(Block("client:c", "emergency", NOW + 60, NOW), now=NOW)
+    await first.blocks(now=NOW)
+    server.ask("FLUSHALL")
+    assert await second.blocks(now=NOW) == []
+    place = b"NX" if written == "claim" else RETURN_BLOCKS.sha.encode()
+    if fault == "refuses":
+        between.lie, between.lies_about = b"-OOM command not allowed\r\n", place
+    else:
+        between.cuts = place
+    for _ in range(3):
+        assert isinstance(await settled(lambda: first.blocks(now=NOW)), ZetaError)
+    between.lie, between.cuts = None, b""
+    async with asyncio.timeout(5):
+        while isinstance(await settled(lambda: first.blocks(now=NOW)), ZetaError):  # noqa: ASYNC110 - asked of the store
+            await asyncio.sleep(0.01)
+    again = await second.claim([ahead], (), owner="other", fingerprint=bytes(32), now=NOW + 6)
+    assert again.status is ClaimStatus.LOST
+    assert [block.subject for block in await second.blocks(now=NOW + 6)] == ["client:c"]
+    listening.close()

@@ -320,7 +320,7 @@ def _word(raw: bytes) -> bytes:
 
 
 def _server(epoch_value: bytes) -> str:
-    return epoch_value.rpartition(b"|")[2].decode() if epoch_value else ""
+    return epoch_value.rpartition(b"|")[2].decode("utf-8", "replace") if epoch_value else ""
 
 
 def claim_outcome(reply: Reply) -> ClaimOutcome:
