@@ -108,6 +108,18 @@ async def test_a_bundle_of_sources_is_refused_with_the_command(
     assert "zeta-guard policy build" in refused.value.remedy
 
 
+@pytest.mark.parametrize("code", [b"nonsense", b"\0asm", b""])
+async def test_code_that_is_no_policy_is_refused_with_the_command(
+    run_policy: Any3, release: Release, variant: Any3, code: bytes
+) -> None:
+    release.publish(read_bundle({**variant().files, "policy.wasm": code}))
+    with pytest.raises(ConfigurationError) as refused:
+        async with run_policy({"token": release.section}):
+            pass
+    assert refused.value.path == "policy.token.bundle"
+    assert "zeta-guard policy build" in refused.value.remedy
+
+
 async def test_a_tampered_bundle_is_refused(run_policy: Any3, release: Release, variant: Any3, pack: Any3, signing_key: Key) -> None:  # fmt: skip
     good = variant()
     bad = variant(lambda data: data["professions"]["allowed"].update({"1.2.276.0.76.4.58": "x"}))
@@ -243,6 +255,17 @@ async def test_a_bundle_without_order_needs_its_digest_pinned(run_policy: Any3, 
     assert bundle.digest in refused.value.remedy
     async with run_policy({"token": {**release.section, "digest": bundle.digest}}) as service:
         assert service.token.revision == "variant"
+
+
+async def test_a_packaged_bundle_is_as_old_as_its_package(
+    run_policy: Any3, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes back to an older package goes back to its policies, with or without keys for bundles from outside."""
+    monkeypatch.setattr("zeta_guard.policy.activation._highest", {"package:demo": (9, "0" * 64)})
+    for keys in (dict[str, str](), release.section["verification_keys"]):
+        section = {"engine": "embedded", "bundle": "package:demo", "verification_keys": keys}
+        async with run_policy({"token": section}) as service:
+            assert service.token.revision == "demo-1"
 
 
 async def test_an_order_that_nobody_signed_binds_nobody(

@@ -12,11 +12,16 @@ import pytest
 import wasmtime
 from prometheus_client import CollectorRegistry
 
+from zeta_guard.config.outbound import Outbound as OutboundConfig
+from zeta_guard.config.policy import Policy
 from zeta_guard.errors import ZetaError
+from zeta_guard.http.outbound import Outbound
 from zeta_guard.policy.bundle import Bundle, read_bundle
 from zeta_guard.policy.embedded import EmbeddedEngine
 from zeta_guard.policy.evaluator import Evaluator
 from zeta_guard.policy.probe import PROBES
+from zeta_guard.policy.service import PolicyService
+from zeta_guard.policy.wasm import EvaluationError
 
 Any3 = Callable[..., Any]
 DEMO = {"token": {"engine": "embedded", "bundle": "package:demo"}}
@@ -61,6 +66,26 @@ async def test_a_bundle_without_request_rules_has_no_answer_to_a_request(run_pol
         with pytest.raises(ZetaError) as refused:
             await service.request.decide("request", PROBES["request"], now=0)
         assert (refused.value.status, refused.value.stage) == (503, "policy")
+
+
+async def test_an_engine_that_was_not_started_answers_nothing(practice: Any3) -> None:
+    outbound = Outbound(OutboundConfig())
+    service = PolicyService(
+        Policy.model_validate(DEMO), outbound=outbound, clock=lambda: 0.0, registry=CollectorRegistry(), pseudonym=None
+    )
+    with pytest.raises(ZetaError) as refused:
+        await service.token.decide("token", practice(), now=0)
+    assert (refused.value.status, refused.value.stage) == (503, "policy")
+    await service.close()
+    await outbound.close()
+
+
+@pytest.mark.usefixtures("in_the_thread")
+async def test_a_slow_policy_has_nothing_on_the_event_loop_that_could_be_asked(run_policy: Any3) -> None:
+    async with run_policy(DEMO) as service:
+        for question in ("token", "request"):
+            with pytest.raises(EvaluationError, match="no inline instance"):
+                evaluator_of(service).decide_inline(question, b"{}")
 
 
 async def test_a_request_engine_of_its_own_asks_its_own_rule(run_policy: Any3) -> None:
