@@ -105,6 +105,18 @@ Verdict = Grant | Refuse | MissingKeys
 Pseudonyms = Callable[[str], Sequence[str]]
 
 
+class _Standing(NamedTuple):
+    """What was found out about a head that comes again (:class:`KnownHead`): it holds from ``since`` until ``until``, as long
+    as the verifier hands out the same token."""
+
+    check: AccessCheck
+    route: Route
+    presented: PresentedToken
+    token: AccessToken
+    since: float
+    until: float
+
+
 class AccessCheck:
     """The rules of one configuration.
 
@@ -151,6 +163,12 @@ class AccessCheck:
         """
         route = None
         try:
+            if known is not None:
+                standing: _Standing | None = known.standing
+                if standing is not None and standing.check is self and standing.since <= facts.now < standing.until:
+                    _, route, presented, token, _, _ = standing
+                    if self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest) is token:
+                        return self._check_proof(route, presented, token, facts)
             route = self._table.select(facts.path)
             check_method(route, facts.method)
             if route.rule.public:
@@ -183,15 +201,22 @@ class AccessCheck:
         return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, digest)))
 
     def _begin(self, route: Route, facts: RequestFacts, known: KnownHead | None) -> MissingKeys | Unproven:
-        presented: PresentedToken | None = None if known is None else known.presented
-        if presented is None:
-            presented = read_authorization(facts.headers.getall("Authorization", ()))
-            if known is not None:
-                known.presented = presented
+        presented = read_authorization(facts.headers.getall("Authorization", ()))
         token = self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest)
         if isinstance(token, MissingKey):
             return MissingKeys("token", token.issuer, token.kid, route)
         self._check_token(token, route, facts.now)
+        if known is not None:
+            not_before = token.claims.get("nbf")
+            dated = max(token.issued_at, not_before) if type(not_before) is int else token.issued_at
+            known.standing = _Standing(
+                self, route, presented, token, dated - self._skew, token.expires_at + self._leeway
+            )
+        return self._check_proof(route, presented, token, facts)
+
+    def _check_proof(
+        self, route: Route, presented: PresentedToken, token: AccessToken, facts: RequestFacts
+    ) -> Unproven:
         proof = check_dpop_proof(
             facts.headers.getall("DPoP", ()),
             method=facts.method,
@@ -240,7 +265,7 @@ class AccessCheck:
             )
 
     def _holder(self, token: AccessToken, now: float) -> Holder:
-        known = self._holders.get(token.jti)
+        known = self._holders.young.get(token.jti) or self._holders.get(token.jti)
         # The verifier hands out the same object as long as it remembers the token; equal ids alone prove nothing.
         if known is not None and known.token is token:
             return known
@@ -271,7 +296,7 @@ def read_authorization(values: Sequence[str]) -> PresentedToken:
             stage="authorization",
         )
     value = values[0]
-    known = _tokens.get(value)
+    known = _tokens.young.get(value) or _tokens.get(value)
     if known is not None:
         return known
     scheme, separator, token = value.strip(" \t").partition(" ")

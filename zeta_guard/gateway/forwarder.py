@@ -88,26 +88,36 @@ class Forwarder:
 
     def say(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> tuple[list[bytes], Span | None]:
         """The header lines that the guard sets, and the span that began with them, where spans are exported."""
+        lines, span = self.trace(grant.route, facts, carried=bool(inbound.trace))
+        return [self.vouch(grant, facts, inbound), lines], span
+
+    def vouch(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> bytes:
+        """The header lines about who asks, and from where."""
         said: list[bytes] = []
-        rule = grant.route.rule
         if grant.holder is not None:
             said.append(grant.holder.user_info)
-            if rule.client_data:
+            if grant.route.rule.client_data:
                 said.append(grant.holder.client_data)
         if grant.popp is not None:
             said.append(popp_line(grant.popp))
         said.append(forwarded_line(inbound.forwarded, facts, inbound.host))
-        if not inbound.trace and not self._tracing.exporting:
-            if rule.traceparent:
-                said.append(b"traceparent: %b\r\n" % new_traceparent())
-            return said, None
+        return b"".join(said)
+
+    def trace(self, route: Route, facts: RequestFacts, *, carried: bool) -> tuple[bytes, Span | None]:
+        """The header lines about the trace, and the span of the request where spans are exported.
+
+        ``carried``: the request brought a trace of its own.
+        """
+        if not carried and not self._tracing.exporting:
+            return b"traceparent: %b\r\n" % new_traceparent() if route.rule.traceparent else b"", None
         span = self._tracing.start("gateway", facts.headers)
-        if rule.traceparent:
-            said.append(b"traceparent: %b\r\n" % span.traceparent().encode("ascii"))
+        lines = b""
+        if route.rule.traceparent:
+            lines = b"traceparent: %b\r\n" % span.traceparent().encode("ascii")
             state = span.context.state
             if state and state.isascii() and state.isprintable():
-                said.append(b"tracestate: %b\r\n" % state.encode("ascii"))
-        return said, span
+                lines += b"tracestate: %b\r\n" % state.encode("ascii")
+        return lines, span
 
     def rate_lines(self, bucket: Bucket) -> bytes:
         """The header lines about the rate limit."""

@@ -232,11 +232,7 @@ def sort_request_headers(headers: RawHeaders, *, peer_trusted: bool) -> Inbound:
 
 
 def sort_plain_request(request: PlainRequest, *, peer_trusted: bool) -> Inbound:
-    """As :func:`sort_request_headers`, faster: repeated lines remember their treatment, repeated heads the outcome."""
-    known = request.known
-    if known is not None and known.inbound is not None:
-        sorted_before: Inbound = known.inbound
-        return sorted_before
+    """As :func:`sort_request_headers`, faster: repeated lines remember their treatment."""
     kept: list[bytes] = []
     host = b""
     for line in request.lines:
@@ -253,11 +249,7 @@ def sort_plain_request(request: PlainRequest, *, peer_trusted: bool) -> Inbound:
             host = line.pair[1]
         elif treatment not in _DROPPED:
             return sort_request_headers(request.raw_headers, peer_trusted=peer_trusted)
-    inbound = _new(Inbound, (b"".join(kept), [], [], [], host, 0))
-    if known is not None:
-        # None of these lines depends on who sent it.
-        known.inbound = inbound
-    return inbound
+    return _new(Inbound, (b"".join(kept), [], [], [], host, 0))
 
 
 def _without(

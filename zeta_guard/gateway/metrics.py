@@ -34,6 +34,12 @@ class RouteMetrics:
         """An answer of this status was given."""
         self._statuses[status] = self._statuses.get(status, 0) + 1
 
+    def observe_answer(self, status: int, seconds: float) -> None:
+        """Both at once: an answer of this status was given, and its backend took so long."""
+        self._statuses[status] = self._statuses.get(status, 0) + 1
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sum += seconds
+
     def observe_upstream(self, seconds: float) -> None:
         """The backend took so long from the request being sent to the head of its answer."""
         self._counts[bisect_left(_SECONDS, seconds)] += 1

@@ -146,7 +146,7 @@ class Passage:
 
     def forward(self) -> None:
         """Send the request to the backend."""
-        exchange, facts, backend, gateway = self.exchange, self.facts, self.backend, self._gateway
+        exchange, facts, backend, gateway, grant = self.exchange, self.facts, self.backend, self._gateway, self.grant
         request = exchange.request
         body = request.body
         if body is not None and backend.max_body is not None and len(body) > backend.max_body:
@@ -156,17 +156,23 @@ class Passage:
         if connection is None:
             self._hand_over(claimed=True)
             return
-        inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
-        if inbound.stripped:
-            gateway.forwarder.note_stripped(self.grant, facts, inbound)
-        said, self._span = gateway.forwarder.say(self.grant, facts, inbound)
-        head = request_head(
-            facts,
-            inbound,
-            said,
-            b"" if body is None else b"Content-Length: %d\r\n" % len(body),
-            host=None if backend.preserve_host else connection.authority,
-        )
+        host = None if backend.preserve_host else connection.authority
+        known = request.known
+        prepared_for = (gateway, grant.holder, facts.client_address, facts.peer_trusted, facts.scheme, host)
+        if known is not None and known.prepared_for == prepared_for and grant.popp is None:
+            trace, self._span = gateway.forwarder.trace(grant.route, facts, carried=False)
+            head = b"%b%b\r\n" % (known.prepared, trace)
+        else:
+            inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
+            if inbound.stripped:
+                gateway.forwarder.note_stripped(grant, facts, inbound)
+            vouched = gateway.forwarder.vouch(grant, facts, inbound)
+            trace, self._span = gateway.forwarder.trace(grant.route, facts, carried=bool(inbound.trace))
+            framing = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
+            head = request_head(facts, inbound, (vouched, trace), framing, host=host)
+            if known is not None and grant.popp is None and not inbound.trace and not inbound.stripped:
+                known.prepared = request_head(facts, inbound, (vouched,), b"", host=host)[:-2]
+                known.prepared_for = prepared_for
         self._connection = connection
         connection.begin(head_only=facts.method == "HEAD")
         connection.observer = self._heard
@@ -213,8 +219,10 @@ class Passage:
         # The client first; what is noted down follows within the same turn of the event loop.
         exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
         exchange.on_gone = None
-        backend.metrics.observe_upstream(connection.finish_at() - self._sent_at)
-        self._note_answer(response.status, keep_alive)
+        if self._span is not None:
+            self._span.end()
+        backend.metrics.observe_answer(response.status, connection.finish_at() - self._sent_at)
+        exchange.answered(response.status, keep_alive=keep_alive)
 
     def _stream(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         """More of the body has come, or will not come."""
@@ -227,13 +235,10 @@ class Passage:
             return
         exchange.on_gone = None
         connection.finish()
-        self._note_answer(response.status, self._keep_alive)
-
-    def _note_answer(self, status: int, keep_alive: bool) -> None:
         if self._span is not None:
             self._span.end()
-        self.backend.metrics.count_request(status)
-        self.exchange.answered(status, keep_alive=keep_alive)
+        self.backend.metrics.count_request(response.status)
+        exchange.answered(response.status, keep_alive=self._keep_alive)
 
     def _wait_for_more(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         exchange = self.exchange

@@ -12,32 +12,17 @@ from typing import Final
 
 from aiohttp import HttpVersion10, web
 from aiohttp.helpers import rfc822_formatted_time
-from multidict import CIMultiDict
 
 from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
 from zeta_guard.gateway.upstream import ResponseHead
 from zeta_guard.http.plain_request import PlainRequest
+from zeta_guard.http.written import WrittenResponse as WrittenResponse
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_NONE: Final[CIMultiDict[str]] = CIMultiDict()
 _LAST_LINE: Final = API_VERSION_LINE + b"\r\n"
 _MOST_STATUS_LINES: Final = 512
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
-
-
-class WrittenResponse(web.StreamResponse):
-    """An answer whose bytes are on their way already; aiohttp adds nothing to it."""
-
-    def __init__(self, status: int, *, keep_alive: bool, size: int = 0) -> None:
-        # The base class would prepare much that nobody asks a written answer for.
-        self._state = {}
-        self._headers = _NONE
-        self._status = status
-        self._reason = ""
-        self._keep_alive = keep_alive
-        self._body_length = size
-        self._eof_sent = True
 
 
 class ClientWriter:

@@ -11,6 +11,8 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import ClientPayloadError, web
 
 from zeta_guard.errors import JsonValue, ZetaError
+from zeta_guard.http.plain_request import PlainRequest
+from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import loads_object
 
@@ -22,7 +24,24 @@ _FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
+_PRINTABLE = bytes(range(0x20, 0x7F))
+
+# Fields that clients send again and again with the same value; none of them is a secret.
+_REPEATED = frozenset(
+    {
+        "audience",
+        "client_assertion_type",
+        "client_id",
+        "grant_type",
+        "requested_token_type",
+        "resource",
+        "scope",
+        "subject_token_type",
+        "token_type_hint",
+    }
+)
+_LONGEST_KNOWN_FIELD = 256
+_known_fields: Recent[bytes, tuple[str, str]] = Recent(4096)
 
 
 def _refuse(description: str, status: int = 400, *, close: bool = False) -> ZetaError:
@@ -35,8 +54,15 @@ async def read_body(request: web.BaseRequest, *, limit: int, idle_seconds: float
     Raises :class:`ZetaError` ``invalid_request``: 413 (too large, found before reading where the length is announced), 408
     (silence), 415 (a content coding), 400 (cut off). After these the connection is closed.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    coding = request.headers.get("Content-Encoding")
+    if coding is not None and coding.strip().lower() != "identity":
         raise _refuse("The body has a content coding; send it as it is.", 415, close=True)
+    if type(request) is PlainRequest:
+        # Here as a whole, as it was announced.
+        body = request.body or b""
+        if len(body) > limit:
+            raise _refuse(f"The body is larger than {limit} bytes.", 413, close=True)
+        return body
     announced = request.content_length
     if announced is not None and announced > limit:
         raise _refuse(f"The body is larger than {limit} bytes.", 413, close=True)
@@ -89,23 +115,35 @@ def parse_form(raw: bytes, content_type: str | None) -> dict[str, str]:
     """
     _expect_media_type(content_type, _FORM)
     fields: dict[str, str] = {}
+    without_value = False
     pieces = raw.split(b"&", MOST_FIELDS)
     if len(pieces) > MOST_FIELDS:
         raise _refuse(f"The form has more than {MOST_FIELDS} fields.")
     # Looked at once as a whole: what is printable ASCII without escapes is its own decoding.
-    printable = raw.isascii() and _UNPRINTABLE.search(raw) is None
+    printable = not raw.translate(None, _PRINTABLE)
     for piece in pieces:
         if not piece:
             continue
-        raw_name, _, raw_value = piece.partition(b"=")
-        literal = printable and b"%" not in piece and b"+" not in piece
-        name = raw_name.decode() if literal else _decode(raw_name, "a field name")
-        if not name:
-            raise _refuse("The form has a field without name.")
-        if name in fields:
-            raise _refuse("The form has the same field twice; each may occur once.")
-        fields[name] = raw_value.decode() if literal else _decode(raw_value, "a field value")
-    return {name: value for name, value in fields.items() if value}
+        pair = _known_fields.get(piece) if len(piece) <= _LONGEST_KNOWN_FIELD else None
+        if pair is None:
+            raw_name, _, raw_value = piece.partition(b"=")
+            literal = printable and b"%" not in piece and b"+" not in piece
+            name = raw_name.decode() if literal else _decode(raw_name, "a field name")
+            if not name:
+                raise _refuse("The form has a field without name.")
+            if name in fields:
+                raise _refuse("The form has the same field twice; each may occur once.")
+            value = raw_value.decode() if literal else _decode(raw_value, "a field value")
+            if name in _REPEATED and len(piece) <= _LONGEST_KNOWN_FIELD:
+                _known_fields.put(piece, (name, value))
+        else:
+            name, value = pair
+            if name in fields:
+                raise _refuse("The form has the same field twice; each may occur once.")
+        if not value:
+            without_value = True
+        fields[name] = value
+    return {name: value for name, value in fields.items() if value} if without_value else fields
 
 
 def _decode(raw: bytes, what: str) -> str:

@@ -113,38 +113,40 @@ _LONGEST_REST: Final = 2048
 class KnownHead:
     """A head without body that came with a proof that held, but for that proof.
 
-    The places behind ``lines`` are for what follows from the head alone, and belong to whoever finds it out: ``facts`` (with
-    ``facts_of``: from whom it holds), ``presented`` (the access token as it came), ``inbound`` (what passes to the backend).
+    The last places are for what follows from the head, and belong to whoever finds it out: ``facts`` (true for ``facts_of``),
+    ``standing`` (of its access token), ``prepared`` (the head for the backend, right for ``prepared_for``).
     """
 
     __slots__ = (
         "facts",
         "facts_of",
         "fields",
-        "inbound",
         "keep_alive",
         "limits",
         "lines",
         "method",
         "place",
-        "presented",
+        "prepared",
+        "prepared_for",
+        "standing",
         "target",
     )
 
-    def __init__(self, request: PlainRequest, lines: list[Line], place: int, limits: Limits) -> None:
+    def __init__(self, request: PlainRequest, place: int, limits: Limits) -> None:
         self.method: Final = request.method
         self.target: Final = request.raw_path
         self.keep_alive: Final = request.keep_alive
-        self.fields: Final = [line.field for line in lines]
-        self.lines: Final = lines
+        self.lines: Final = request.lines
+        self.fields: Final = [line.field for line in request.lines]
         self.place: Final = place
         """Which line the proof is."""
         self.limits: Final = limits
         """It fits into these."""
-        self.facts_of: object = None
         self.facts: tuple[Any, ...] = ()
-        self.presented: Any = None
-        self.inbound: Any = None
+        self.facts_of: object = None
+        self.standing: Any = None
+        self.prepared = b""
+        self.prepared_for: object = None
 
 
 _known: Final[Recent[bytes, KnownHead]] = Recent(1024)
@@ -180,7 +182,7 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
             stop = data.find(b"\r\n", begin)
             # The first such line is cut out, so that what is left says where it stood.
             rest = data[:begin] + data[stop:]
-            before = _known.get(rest)
+            before = _known.young.get(rest) or _known.get(rest)
             if before is not None and before.limits is limits and end < limits.request_header - len(before.lines):
                 proof = data[begin:stop]
                 if proof and not proof.translate(None, _PROOF_BYTES):
@@ -260,8 +262,7 @@ def remember_head(request: PlainRequest, limits: Limits) -> None:
     if not 0 < len(rest) <= _LONGEST_REST:
         return
     place = -1
-    lines = request.lines
-    for number, line in enumerate(lines):
+    for number, line in enumerate(request.lines):
         if line.name.proof:
             if place >= 0:
                 return
@@ -269,7 +270,7 @@ def remember_head(request: PlainRequest, limits: Limits) -> None:
         elif line.name.secret and line.mark is not _AUTHORIZATION:
             return
     if place >= 0:
-        _known.put(rest, KnownHead(request, lines, place, limits))
+        _known.put(rest, KnownHead(request, place, limits))
 
 
 def _read_line(text: bytes) -> Line | None:

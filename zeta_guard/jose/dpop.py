@@ -144,7 +144,7 @@ def check_dpop_proof(
         raise slot.refuse("the header DPoP is missing" if not values else f"exactly one expected, {len(values)} came")
     header, payload, signature, signed = _take_apart(values[0], slot)
 
-    known = _headers.get(header)
+    known = _headers.young.get(header) or _headers.get(header)
     jwk = known
     if jwk is None:
         jwk = parse_public_jwk(check_header(header, slot, ("dpop+jwt",)).get("jwk"), slot)

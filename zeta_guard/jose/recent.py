@@ -20,18 +20,19 @@ class Recent(Generic[K, V]):
     that often, and as much stays as comes within twice ``seconds`` instead of ``size``.
     """
 
-    __slots__ = ("_half", "_old", "_seconds", "_turned_at", "_young")
+    __slots__ = ("_half", "_old", "_seconds", "_turned_at", "young")
 
     def __init__(self, size: int, *, seconds: float = inf) -> None:
         self._half = max(1, size // 2)
         self._seconds = seconds
         self._turned_at = 0.0
-        self._young: dict[K, V] = {}
+        self.young: dict[K, V] = {}
+        """What was used of late. Who asks with every request may look here first: that saves a call, and says the same."""
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
         """The value, or None; a hit makes the entry young again."""
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None:
             value = self._old.get(key)
             if value is not None:
@@ -40,26 +41,24 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V, now: float = 0.0) -> None:
         """Remember. ``now`` (seconds of any clock) matters only where ``seconds`` was given."""
-        if (
-            len(self._young) >= self._half and key not in self._young
-        ) or not 0 <= now - self._turned_at < self._seconds:
-            self._old = self._young
-            self._young = {}
+        if (len(self.young) >= self._half and key not in self.young) or not 0 <= now - self._turned_at < self._seconds:
+            self._old = self.young
+            self.young = {}
             self._turned_at = now
-        self._young[key] = value
+        self.young[key] = value
 
     def drop(self, key: K) -> None:
         """Forget one entry."""
-        self._young.pop(key, None)
+        self.young.pop(key, None)
         self._old.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young = {}
+        self.young = {}
         self._old = {}
 
     def __len__(self) -> int:
-        return len(self._young) + sum(1 for key in self._old if key not in self._young)
+        return len(self.young) + sum(1 for key in self._old if key not in self.young)
 
     def __repr__(self) -> str:
         return f"Recent({len(self)} of {2 * self._half})"

@@ -94,8 +94,21 @@ class Dispatcher:
     def ended(self, exchange: Exchange, status: int) -> None:
         """An exchange was answered in callbacks with this status, 0: not at all."""
         generation = exchange.generation
-        self._leave(generation)
-        self._note(generation, exchange.request, exchange.door, status, None, exchange.request_id, exchange.started)
+        self.in_flight -= 1
+        generation.running -= 1
+        elapsed = time.perf_counter() - exchange.started
+        self._metrics.answered(exchange.door, status, elapsed)
+        if generation.config.telemetry.request_log:
+            request = exchange.request
+            self._request_log.note(
+                exchange.request_id,
+                exchange.door,
+                request.method,
+                status,
+                elapsed,
+                request._state.get("route"),
+                self._clock(),
+            )
 
     def abandoned(self, exchange: Exchange) -> None:
         """The client of an exchange is gone."""
@@ -243,10 +256,7 @@ class Dispatcher:
                 decision_id = refusal.members.get("decision_id")
                 if decision_id is not None:
                     fields["decision_id"] = decision_id
-            # Methods of plain requests are those that everybody knows, routes are named in the configuration.
-            self._request_log.write(
-                fields, self._clock(), foreign=refusal is not None or type(request) is not PlainRequest
-            )
+            self._request_log.write(fields, self._clock())
 
 
 def _nowhere() -> ZetaError:

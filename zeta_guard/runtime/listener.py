@@ -20,10 +20,11 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, RequestPayloadError, _ErrInfo
 
 from zeta_guard.errors import ConfigurationError, ZetaError
-from zeta_guard.gateway.response import WrittenResponse
 from zeta_guard.http.plain_request import PlainRequest, read_plain_head
 from zeta_guard.http.refusal import error_response, raw_refusal
 from zeta_guard.http.request_id import new_request_id
+from zeta_guard.http.written import SERVER_NAME as SERVER_NAME
+from zeta_guard.http.written import WrittenResponse
 from zeta_guard.runtime.boundary import Boundary
 from zeta_guard.telemetry.logging import log_event
 
@@ -35,9 +36,6 @@ _logger = logging.getLogger("zeta_guard.runtime")
 
 # The words of aiohttp's parser: it has no type of its own for this, and a test plays it against the installed version.
 _TOO_MANY_LINES = "Too many headers received"
-
-SERVER_NAME = "zeta-guard"
-"""``Server`` of the guard's own answers: no versions of anything."""
 
 _READ_BYTES = 65_536
 
@@ -341,7 +339,8 @@ class GuardProtocol(RequestHandler):
                 response = self.handle_error(request, 504)
             finally:
                 self._current_request = None
-            if request.content.exception() is not None:
+            # The body of a plain request is here as a whole; nobody makes a stream of it only to look for its faults.
+            if type(request) is not PlainRequest and request.content.exception() is not None:
                 response.force_close()
             if type(response) is WrittenResponse and not self._upgraded:
                 request._finish()

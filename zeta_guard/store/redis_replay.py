@@ -169,7 +169,11 @@ class RedisReplayStore:
             # A lost answer, a new epoch, a forgotten script: there is a way for each, but it takes its time.
             then(outcome)
 
-        connection.queue(self._claim_call(claims, subjects, owner, fingerprint, now), replied)
+        if len(claims) == 1:
+            command = self._one_claim(claims[0], subjects, owner, fingerprint, int(now))
+        else:
+            command = self._claim_call(claims, subjects, owner, fingerprint, now)
+        connection.queue(command, replied)
 
     def _claim_call(
         self, claims: Sequence[Claim], subjects: Sequence[str], owner: str, fingerprint: bytes, now: float

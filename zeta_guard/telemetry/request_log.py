@@ -34,21 +34,52 @@ class RequestLog:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
         self._second = ("", -1)
+        # As many as the configurations of this process name.
+        self._routes: dict[str | None, str] = {}
 
-    def write(self, fields: dict[str, Any], now: float, *, foreign: bool = True) -> None:
-        """Queue a line. ``fields`` follow ``time``, ``level`` and ``event``; ``now`` in Unix seconds.
+    def write(self, fields: dict[str, Any], now: float) -> None:
+        """Queue a line. ``fields`` follow ``time``, ``level`` and ``event``; ``now`` in Unix seconds."""
+        document = {"time": self._moment(now), "level": "info", "event": "request", **fields}
+        if self._text:
+            line = " ".join(f"{name}={value}" for name, value in document.items()) + "\n"
+        else:
+            line = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
+        self._queue(line)
 
-        ``foreign`` False: no word of it came from outside, so that nothing has to be masked.
+    def note(
+        self, request_id: str, door: str, method: str, status: int, seconds: float, route: str | None, now: float
+    ) -> None:
+        """As :meth:`write` for a request that was answered.
+
+        No word of it may come from outside: ``method`` is one of those that everybody knows, ``route`` is named in the
+        configuration. So nothing has to be masked.
         """
+        end = self._routes.get(route)
+        if end is None:
+            end = self._routes[route] = self._end(route)
+        moment = self._moment(now)
+        ms = seconds * 1000
+        if self._text:
+            line = (
+                f"time={moment} level=info event=request request_id={request_id} door={door} "
+                f"method={method} status={status} ms={ms:.3f}{end}"
+            )
+        else:
+            line = (
+                f'{{"time":"{moment}","level":"info","event":"request","request_id":"{request_id}","door":"{door}",'
+                f'"method":"{method}","status":{status},"ms":{ms:.3f}{end}'
+            )
+        self._queue(line.encode())
+
+    def _end(self, route: str | None) -> str:
+        if self._text:
+            return "\n" if route is None else f" route={route}\n"
+        return "}\n" if route is None else f',"route":{orjson.dumps(route).decode()}}}\n'
+
+    def _queue(self, line: bytes | str) -> None:
         if self._size >= MOST_WAITING:
             self._on_drop(1)
             return
-        document = {"time": self._moment(now), "level": "info", "event": "request", **fields}
-        if self._text:
-            line: bytes | str = " ".join(f"{name}={value}" for name, value in document.items()) + "\n"
-        else:
-            raw = orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE)
-            line = raw.decode() if foreign else raw
         self._lines.append(line)
         self._size += len(line)
         if self._size >= FLUSH_BYTES:

@@ -79,7 +79,7 @@ class AccessTokenVerifier:
             raise SLOT.refuse(f"is longer than {self._max_bytes} bytes")
         if digest is None:
             digest = token_hash(token).digest
-        known = self._verified.get(digest)
+        known = self._verified.young.get(digest) or self._verified.get(digest)
         if known is not None:
             if known.version == known.key_set.version and 0 <= now - known.verified_at < self._cache_seconds:
                 return known.token
