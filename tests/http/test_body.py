@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeta_guard.errors import ZetaError
-from zeta_guard.http.body import parse_form, parse_json_body, read_body
+from zeta_guard.http.body import _known_fields, parse_form, parse_json_body, read_body
 
 FORM = "application/x-www-form-urlencoded"
 Serve = Callable[[Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]], Awaitable[int]]
@@ -98,6 +98,35 @@ async def test_body_of_a_client_that_leaves_is_an_error_not_a_crash(serve: Serve
 def test_form_is_read() -> None:
     assert parse_form(b"a=1&b=x+y%20z&c=%C3%A4&%64=%26%3D", FORM) == {"a": "1", "b": "x y z", "c": "ä", "d": "&="}
     assert parse_form(b"a=1=2", FORM + "; charset=UTF-8") == {"a": "1=2"}
+
+
+def test_what_clients_repeat_is_read_the_same_each_time() -> None:
+    raw = b"scope=a+b&audience=https%3A%2F%2Fguard.example%2F&client_id=&refresh_token=secret"
+    for _ in range(2):
+        assert parse_form(raw, FORM) == {
+            "scope": "a b",
+            "audience": "https://guard.example/",
+            "refresh_token": "secret",
+        }
+        for twice in (b"&scope=a+b", b"&scope=c", b"&sc%6fpe=a+b", b"&client_id=", b"&client_id=x"):
+            with pytest.raises(ZetaError, match="twice"):
+                parse_form(raw + twice, FORM)
+        for broken in (b"scope=%zz", b"scope=%ff", b"scope=%00", b"scope=a\x01b"):
+            with pytest.raises(ZetaError):
+                parse_form(broken, FORM)
+
+
+def test_only_what_is_no_secret_is_remembered_and_not_without_end() -> None:
+    parse_form(b"refresh_token=s1&client_assertion=s2&subject_token=s3&scope=" + b"x" * 300 + b"&unknown=s4", FORM)
+    for number in range(10_000):
+        parse_form(b"scope=s%d" % number, FORM)
+        assert number % 1000 or len(_known_fields) <= 4096
+    assert _known_fields.get(b"scope=s9999") == ("scope", "s9999")
+    for secret in (b"refresh_token=s1", b"client_assertion=s2", b"subject_token=s3", b"unknown=s4"):
+        parse_form(secret, FORM)
+        assert _known_fields.get(secret) is None
+    parse_form(b"scope=" + b"x" * 300, FORM)
+    assert _known_fields.get(b"scope=" + b"x" * 300) is None
 
 
 def test_field_without_value_counts_as_absent() -> None:

@@ -44,6 +44,7 @@ from zeta_guard.http.limits import (
     rate_limited,
     read_body,
 )
+from zeta_guard.http.written import Unkept, answer_unkept
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Pseudonymizer, Secrets
 from zeta_guard.policy.contract import PolicyEngine
@@ -58,7 +59,7 @@ _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
 _KEY_FOLDER_SECONDS: Final = 5.0
 _RECENT_CLIENTS: Final = 8192
 
-_Answer = Callable[[web.BaseRequest, RequestFacts], Awaitable[web.StreamResponse]]
+_Answer = Callable[[web.BaseRequest, RequestFacts], Awaitable[web.StreamResponse | Unkept]]
 
 
 class AuthorizationServer:
@@ -163,7 +164,6 @@ class AuthorizationServer:
         if not bucket.allowed:
             self.dependencies.events.emit("rate_limited", kind=kind)
             raise rate_limited(bucket)
-        limits = rate_headers(bucket)
         try:
             if not self.owns(path):
                 raise ZetaError("resource_not_found", "no endpoint of this server has that path", stage="route")
@@ -179,8 +179,10 @@ class AuthorizationServer:
             response = await answer(request, facts)
         except ZetaError as error:
             report_refusal(error, self.dependencies.events, request_id=facts.request_id)
-            raise _with_headers(error, limits) from error
-        response.headers.update(limits)
+            raise _with_headers(error, rate_headers(bucket)) from error
+        if isinstance(response, Unkept):
+            return answer_unkept(request, response, bucket)
+        response.headers.update(rate_headers(bucket))
         return response
 
     async def _server_metadata(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
@@ -192,12 +194,12 @@ class AuthorizationServer:
         lifetimes = self.dependencies.config.authorization_server.lifetimes
         return conditional(request, body, "application/jwk-set+json", lifetimes.jwks_max_age)
 
-    async def _nonce(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
+    async def _nonce(self, request: web.BaseRequest, facts: RequestFacts) -> Unkept:
         deps = self.dependencies
         nonce = deps.mint.issue(epoch=deps.store.epoch, now=facts.now)
         deps.metrics.nonces.inc()
         # Bare text whatever Accept says: the SDK decodes the whole body.
-        return web.Response(text=nonce, content_type="text/plain", headers={"Cache-Control": "no-store"})
+        return Unkept(b"text/plain; charset=utf-8", nonce.encode("ascii"))
 
     async def _register(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
         deps = self.dependencies
@@ -226,7 +228,7 @@ class AuthorizationServer:
             headers={"Cache-Control": "no-store"},
         )
 
-    async def _token(self, request: web.BaseRequest, facts: RequestFacts) -> web.StreamResponse:
+    async def _token(self, request: web.BaseRequest, facts: RequestFacts) -> Unkept:
         span = self._start_span("token", facts)
         error: str | None = "unexpected"
         try:

@@ -24,6 +24,7 @@ from zeta_guard.authorization_server.grants.token_exchange import exchange_token
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.facts import RequestFacts
 from zeta_guard.http.limits import parse_form, read_body
+from zeta_guard.http.written import Unkept
 from zeta_guard.telemetry.logging import log_event
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _grant(deps: Dependencies, request: FormRequest) -> str:
 
 async def answer_token_request(
     deps: Dependencies, request: web.BaseRequest, facts: RequestFacts, span: Span | None = None
-) -> web.Response:
+) -> Unkept:
     """The tokens, or the refusal of the step that refused. ``span`` gets grant and outcome, nothing of anybody."""
     label, outcome, started = "unknown", "issued", time.perf_counter()
     try:
@@ -94,4 +95,4 @@ async def answer_token_request(
             span.set("zeta_guard.grant", label)
             span.set("zeta_guard.outcome", outcome)
     log_event(_LOGGER, logging.DEBUG, "token_answered", grant=label, request_id=facts.request_id)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return Unkept(b"application/json", body)
