@@ -12,7 +12,7 @@ import hiredis
 import pytest
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store.contract import (
     BindOutcome,
@@ -53,6 +53,7 @@ LIES = {
     "texts": b"*4\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n",
     "list of lists": b"*2\r\n*0\r\n*1\r\n$1\r\na\r\n",
     "error": b"-ERR nonsense\r\n",
+    "forgetful": b"-NOSCRIPT No matching script\r\n",
 }
 
 
@@ -175,6 +176,7 @@ async def test_nonsense_is_a_503_or_nothing(lie: str, liar: Liar, open_redis: Ca
             assert not gained(outcome), name
             # Whoever waits for an outcome has one, or the 503.
             assert outcome is not None or name not in HAS_AN_OUTCOME, name
+            assert not LIES[lie].startswith(b"-"), f"{name}: a refusal is no outcome"
 
 
 HAS_AN_OUTCOME = {
@@ -290,3 +292,56 @@ async def test_a_new_epoch_is_believed_only_when_what_was_known_is_written_back(
     assert again.status is ClaimStatus.LOST
     assert [block.subject for block in await second.blocks(now=NOW + 6)] == ["client:c"]
     listening.close()
+
+
+async def test_what_is_still_loading_is_a_503_at_start(liar: Liar, open_redis: Callable[..., Awaitable[Store]]) -> None:
+    config = RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000)
+    liar.lie = b"-LOADING Redis is loading the dataset in memory\r\n"
+    for words in (b"INFO", b"SCRIPT", b"GET"):
+        liar.lies_about = words
+        with pytest.raises(ZetaError) as refused:
+            await open_redis(config)
+        assert refused.value.status == 503
+    liar.lie = None
+    await (await open_redis(config)).ping()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"*-1\r\n",
+        b"-ERR unknown command\r\n",
+        b"*0\r\n",
+        b"*1\r\n$1\r\na\r\n",
+        b"*2\r\n$1\r\na\r\n$1\r\nb\r\n",
+        b"*2\r\n$1\r\na\r\n:6379\r\n",
+        b"*2\r\n$0\r\n\r\n$4\r\n6379\r\n",
+        b"*2\r\n$1\r\na\r\n$5\r\n65536\r\n",
+        b"*2\r\n$1\r\na\r\n$1\r\n0\r\n",
+        b"*2\r\n$1\r\na\r\n$2\r\n-1\r\n",
+        b"*2\r\n$1\r\na\r\n$2\r\n\xff\xb2\r\n",
+    ],
+)
+async def test_a_sentinel_that_names_no_address_is_a_configuration_error(
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]], answer: bytes
+) -> None:
+    liar.lie, liar.lies_about = answer, b"SENTINEL"
+    with pytest.raises(ConfigurationError) as refused:
+        await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", sentinel_master="guards"))
+    assert refused.value.path == "store.sentinel_master"
+
+
+async def test_whatever_a_server_says_to_a_guard_that_comes_back_the_guard_tries_again(
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]]
+) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="again:"))
+    for words in (b"INFO", b"GET"):
+        for lie in (*LIES.values(), b"$33\r\nx run_id:1\r\nredis_version:7.2.4\r\n\r\n", b"?\r\n"):
+            liar.lie, liar.lies_about, liar.trips_left = lie, words, 0
+            # Perhaps the lie does no harm; what matters is what comes after it.
+            await settled(store.ping)
+            await settled(store.ping)
+            liar.lie = None
+            async with asyncio.timeout(5):
+                while isinstance(await settled(store.ping), ZetaError):  # noqa: ASYNC110 - asked of the store
+                    await asyncio.sleep(0.005)

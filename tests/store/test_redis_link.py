@@ -11,9 +11,13 @@ import pytest
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.errors import ZetaError
+from zeta_guard.jose.sealing import Secrets
 from zeta_guard.simulators.redis_process import RedisProcess
+from zeta_guard.store import open_store
 from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, Session, Store
 from zeta_guard.store.redis import RedisStore
+from zeta_guard.store.redis_connection import RedisConnection
+from zeta_guard.store.redis_link import RedisLink
 
 pytestmark = pytest.mark.redis
 
@@ -139,12 +143,54 @@ async def test_cancelled_caller_does_not_shift_the_replies_of_others(
             assert isinstance(outcome, asyncio.CancelledError)
 
 
-async def test_closed_store_refuses(start_redis: StartRedis, open_redis: Opener) -> None:
+async def test_closed_store_refuses_at_once(start_redis: StartRedis, open_redis: Opener) -> None:
+    server = start_redis()
+    store = await open_redis(RedisStoreConfig(url=server.url, timeout_ms=30_000))
+    await store.close()
+    async with asyncio.timeout(5):
+        assert await refused(store, "p")
+    await store.close()
+
+
+async def test_store_that_was_not_started_refuses_at_once(start_redis: StartRedis, guard_secrets: Secrets) -> None:
+    config = RedisStoreConfig(url=start_redis().url, timeout_ms=30_000)
+    store = open_store(config, secrets=guard_secrets, clock=lambda: T0)
+    async with asyncio.timeout(5):
+        with pytest.raises(ZetaError) as error:
+            await store.ping()
+    assert error.value.status == 503
+
+
+async def test_no_fault_ends_the_attempts_to_reconnect(start_redis: StartRedis) -> None:
+    server, rounds = start_redis(), 0
+
+    async def settle(connection: RedisConnection) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds in (2, 3):
+            raise RuntimeError("a fault that nobody thought of")
+
+    link = RedisLink(RedisStoreConfig(url=server.url), (), settle)
+    await link.start()
+    server.ask("CLIENT", "KILL", "TYPE", "normal")
+    async with asyncio.timeout(5):
+        while link.reconnects == 0:  # noqa: ASYNC110 - asked of the link
+            await asyncio.sleep(0.01)
+    assert await link.call("PING") == b"PONG"
+    assert rounds == 4
+    await link.close()
+
+
+async def test_what_a_server_refuses_is_not_sent_again(start_redis: StartRedis, open_redis: Opener) -> None:
     server = start_redis()
     store = await open_redis(RedisStoreConfig(url=server.url))
-    await store.close()
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    server.ask("CONFIG", "RESETSTAT")
     assert await refused(store, "p")
-    await store.close()
+    lines = server.ask("INFO", "commandstats").splitlines()
+    found = next(line for line in lines if line.startswith("cmdstat_evalsha:"))
+    counts = dict(part.split("=") for part in found.split(":")[1].split(","))
+    assert int(counts["calls"]) + int(counts["rejected_calls"]) == 1
 
 
 async def fill(store: Store) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 import hiredis
 
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
-from zeta_guard.errors import ConfigurationError, ConfigurationErrors, GuardError, ZetaError, unavailable
+from zeta_guard.errors import ConfigurationError, ConfigurationErrors, ZetaError, unavailable
 from zeta_guard.store.metrics import CommandCounts
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, RedisConnection, Reply, pack
 from zeta_guard.store.redis_scripts import Script
@@ -125,11 +125,9 @@ class RedisLink:
         if self._connection is None:
             if self._closed or self._restoring is None:
                 raise no_answer()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
                     await self._first_attempt.wait()
-            except TimeoutError:
-                raise no_answer() from None
             if self._connection is None:
                 raise no_answer()
         return self._connection
@@ -247,7 +245,7 @@ class RedisLink:
             if isinstance(reply, bytes) and b"run_id:" in reply:
                 report = parse_server_report(reply)
                 check_server(self._config, report)
-                connection.run_id = report["run_id"]
+                connection.run_id = report.get("run_id", "")
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 self._explain(reply)
@@ -276,11 +274,12 @@ class RedisLink:
             reply = await connection.send(pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)))
         finally:
             connection.abort()
-        if not isinstance(reply, list) or len(reply) != 2:
+        words = reply if isinstance(reply, list) else []
+        host, port = (*(word.decode("ascii", "replace") for word in words if isinstance(word, bytes)), "", "")[:2]
+        if not (host and port.isdecimal() and 0 < int(port) < 65_536):
             raise ConfigurationError(
                 "store.sentinel_master", master, "the name of a master that the Sentinel at store.url watches"
             )
-        host, port = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         return RedisAddress(host, int(port), None, self._address.tls, self._address.database)
 
     # restoring
@@ -299,7 +298,8 @@ class RedisLink:
         while not self._closed:
             try:
                 connection = await self._connect()
-            except (OSError, ConnectionLost, TimeoutError, GuardError) as error:
+            except Exception as error:  # noqa: BLE001
+                # Whatever it was, the next attempt comes: a guard that gave up would be without its store until a restart.
                 self.counts.unreachable += 1
                 _log(logging.WARNING, "store_unreachable", reason=_reason(error))
             else:
