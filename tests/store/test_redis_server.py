@@ -240,12 +240,30 @@ async def test_wrong_missing_and_unreadable_passwords_are_configuration_errors(
     server = start_redis("--requirepass", "right")
     (tmp_path / "wrong").write_text("wrong")
     (tmp_path / "right").write_text("right\n")
-    for file in (None, tmp_path / "wrong", tmp_path / "absent"):
+    for file, seen in (
+        (None, "Redis asks for a password"),
+        (tmp_path / "wrong", "that Redis refuses"),
+        (tmp_path / "absent", "cannot be read"),
+    ):
         with pytest.raises(ConfigurationError) as refused:
             await open_redis(RedisStoreConfig(url=server.url, password_file=file))
         assert refused.value.path == "store.password_file"
+        assert seen in refused.value.seen
         assert refused.value.expected
     assert await works(await open_redis(RedisStoreConfig(url=server.url, password_file=tmp_path / "right")))
+
+
+@pytest.mark.redis
+async def test_a_refused_login_is_an_error_although_the_server_lets_everybody_in(
+    start_redis: StartRedis, open_redis: Opener, tmp_path: Path
+) -> None:
+    """Otherwise the guard would be there as the default user, who may do everything."""
+    (tmp_path / "password").write_text("word")
+    for user in (None, "gateway"):
+        with pytest.raises(ConfigurationError, match="that Redis refuses"):
+            await open_redis(
+                RedisStoreConfig(url=start_redis().url, username=user, password_file=tmp_path / "password")
+            )
 
 
 @pytest.mark.redis

@@ -137,6 +137,27 @@ async def test_a_rotation_of_what_was_seen_wins_and_notes_the_use_of_the_client(
     assert again.client.last_used_at == int(NOW) + 50
 
 
+@pytest.mark.parametrize("seen", ["nothing", "what was before"])
+async def test_a_rotation_notes_the_use_of_the_client_whatever_was_seen(store: Store, seen: str) -> None:
+    await bound(store)
+    before = await store.look_up("c", session_id="s", now=NOW)
+    assert (await rotate(store, before, "j0", "j1", now=NOW + 1)).status is RotateStatus.WON
+    found = before if seen == "what was before" else LookUp(None, None, {})
+    assert (await rotate(store, found, "j1", "j2", now=NOW + 50)).status is RotateStatus.WON
+    client = await store.get_client("c", now=NOW + 50)
+    assert client is not None
+    assert client.last_used_at == int(NOW) + 50
+
+
+async def test_a_rotation_that_does_not_win_is_no_use_of_the_client(store: Store) -> None:
+    await bound(store)
+    for now, presented in ((NOW + 1, "j0"), (NOW + 5, "j0"), (NOW + 20, "j0"), (NOW + 21, "j1")):
+        await rotate(store, await store.look_up("c", session_id="s", now=now), presented, "j1", now=now)
+    client = await store.get_client("c", now=NOW + 30)
+    assert client is not None
+    assert client.last_used_at == int(NOW) + 1
+
+
 async def test_a_rotation_that_comes_too_late_gets_the_answer_of_the_winner(replicas: tuple[Store, Store]) -> None:
     await bound(replicas[0])
     found = [await replica.look_up("c", session_id="s", now=NOW) for replica in replicas]
