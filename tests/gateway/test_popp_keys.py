@@ -345,6 +345,27 @@ async def test_new_key_is_found_when_it_is_asked_for(federation: Federation, mak
     assert keys.version > version
 
 
+@pytest.mark.parametrize("shorter", ["statement_claims", "set_claims"])
+async def test_keys_hold_no_longer_than_either_document(
+    federation: Federation, make_keys: MakeKeys, shorter: str
+) -> None:
+    setattr(federation, shorter, {"exp": NOW + 100})
+    keys = make_keys(stale=10)
+    await keys.refresh(now=NOW)
+    assert keys.readiness(NOW + 99) is None
+    assert keys.key("popp-1", now=NOW + 109) is not None
+    assert keys.key("popp-1", now=NOW + 110) is None
+
+
+async def test_clock_that_was_set_back_does_not_stop_the_fetching(federation: Federation, make_keys: MakeKeys) -> None:
+    keys = make_keys(cooldown=10)
+    await keys.refresh(now=NOW + 1000)
+    await keys.refresh(now=NOW + 1000, kid="unknown")
+    federation.keys.append({**public_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()), "kid": "unknown"})
+    await keys.refresh(now=NOW, kid="unknown")
+    assert keys.key("unknown", now=NOW) is not None
+
+
 async def test_stale_set_serves_a_day_past_its_end_and_not_longer(federation: Federation, make_keys: MakeKeys) -> None:
     keys = make_keys(cooldown=1)
     await keys.refresh(now=NOW)
