@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from zeta_guard.config.limits import Limits
 from zeta_guard.http import plain_request
-from zeta_guard.http.plain_request import PlainHead, read_plain_head
+from zeta_guard.http.plain_request import PlainHead, PlainRequest, read_plain_head, remember_head
 from zeta_guard.runtime.request_head import check_request_head
 
 LIMITS = Limits()
@@ -58,13 +58,18 @@ def lowered(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in headers.items()]
 
 
+def as_request(head: PlainHead, loop: asyncio.AbstractEventLoop) -> PlainRequest:
+    protocol: Any = None
+    return PlainRequest(head, protocol, loop, remote="192.0.2.1", secure=True)
+
+
 def compare(head: PlainHead, data: bytes, loop: asyncio.AbstractEventLoop, limits: Limits = LIMITS) -> None:
     [(message, payload)] = parse(data, loop, limits)
     assert (message.method, message.path) == (head.method, head.target)
     assert message.version == (1, 1)
     assert not message.chunked
     assert not message.upgrade
-    assert message.raw_headers == tuple(line.pair for line in head.lines)
+    assert message.raw_headers == as_request(head, loop).raw_headers
     assert lowered(message.headers) == lowered(head.headers)
     assert message.should_close is not head.keep_alive
     assert payload.is_eof()
@@ -211,6 +216,85 @@ def test_what_is_read_in_one_go_the_parser_reads_in_the_same_way(data: bytes, lo
     head = read_plain_head(data, LIMITS)
     if head is not None:
         compare(head, data, loop)
+
+
+proofs = st.one_of(
+    st.text(alphabet="abcXYZ019-_.", max_size=40).map(str.encode),
+    st.sampled_from(
+        [b"", b" ", b"a b", b" a", b"a\t", b"a,b", b"a=", b"a\x00", b"a\n", b"a\r", b"\xc3\xa4", b"a" * 40_000]
+    ),
+    st.sampled_from(
+        [b"a\r\nHost: b", b"a\r\nDPoP: b", b"a\r\n\r\nGET / HTTP/1.1", b"a\r\nContent-Length: 5", b"a\r\n b"]
+    ),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    data=requests(), spelled=st.sampled_from([b"DPoP: ", b"dpop: ", b"DPOP: ", b"dpop:"]), first=proofs, second=proofs
+)
+@example(data=GOOD, spelled=b"DPoP: ", first=b"a.b", second=b"c.d")
+@example(data=GOOD, spelled=b"dpop: ", first=b"a.b", second=b"c.d")
+@example(data=GOOD.replace(b"DPoP", b"dPoP"), spelled=b"DPoP: ", first=b"a.b", second=b"c.d")
+def test_a_head_that_is_known_but_for_its_proof_reads_like_a_new_one(
+    data: bytes, spelled: bytes, first: bytes, second: bytes, loop: asyncio.AbstractEventLoop
+) -> None:
+    plain_request._known.clear()
+    line = b"\r\n" + spelled
+    before = data.replace(b"\r\nDPoP: d.e.f", b"").replace(b"\r\n", line + first + b"\r\n", 1)
+    after = data.replace(b"\r\nDPoP: d.e.f", b"").replace(b"\r\n", line + second + b"\r\n", 1)
+    head = read_plain_head(before, LIMITS)
+    if head is None:
+        return
+    request = as_request(head, loop)
+    remember_head(request, LIMITS)
+    head = read_plain_head(after, LIMITS)
+    if head is not None:
+        compare(head, after, loop)
+        plain_request._known.clear()
+        fresh = read_plain_head(after, LIMITS)
+        assert fresh is not None
+        assert fresh[:3] == head[:3]
+        assert fresh[4:6] == head[4:6]
+
+
+def test_a_known_head_is_found_and_told_apart(loop: asyncio.AbstractEventLoop) -> None:
+    plain_request._known.clear()
+    head = read_plain_head(GOOD, LIMITS)
+    assert head is not None
+    remember_head(as_request(head, loop), LIMITS)
+
+    def known(data: bytes, limits: Limits = LIMITS) -> bool:
+        found = read_plain_head(data, limits)
+        assert found is not None
+        return found.known is not None
+
+    assert known(GOOD)
+    assert known(GOOD.replace(b"d.e.f", b"g-h_i.j"))
+    assert not known(GOOD.replace(b"d.e.f", b"g h"))
+    assert not known(GOOD.replace(b"a.b.c", b"a.b.d"))
+    assert not known(GOOD.replace(b"/vsd/x", b"/vsd/y"))
+    assert not known(GOOD.replace(b"GET", b"HEAD"))
+    assert not known(GOOD, Limits())
+    assert not known(GOOD[:-2] + b"Content-Length: 0\r\n\r\n")
+    # The proof elsewhere in the head is another head.
+    assert not known(GOOD.replace(b"DPoP: d.e.f\r\n", b"").replace(b"Host", b"DPoP: d.e.f\r\nHost"))
+    plain_request._known.clear()
+
+
+def test_no_more_heads_are_known_than_a_thousand(loop: asyncio.AbstractEventLoop) -> None:
+    plain_request._known.clear()
+    for number in range(3000):
+        head = read_plain_head(GOOD.replace(b"a.b.c", b"%d" % number), LIMITS)
+        assert head is not None
+        remember_head(as_request(head, loop), LIMITS)
+    assert 512 <= len(plain_request._known) <= 1024
+    long = read_plain_head(GOOD.replace(b"a.b.c", b"a" * 3000), LIMITS)
+    assert long is not None
+    before = len(plain_request._known)
+    remember_head(as_request(long, loop), LIMITS)
+    assert len(plain_request._known) == before
+    plain_request._known.clear()
 
 
 @settings(max_examples=200, deadline=None)
