@@ -12,6 +12,8 @@ from zeta_guard.authorization_server.spending import blocked
 from zeta_guard.client.assertions import Product
 from zeta_guard.client.keys import SoftwareKey
 from zeta_guard.simulators.ocsp_responder import CardState
+from zeta_guard.store.contract import Session
+from zeta_guard.store.session_record import SessionRecord
 
 if TYPE_CHECKING:
     from tests.authorization_server.conftest import MakeServer, Practice, Reply, Scripted, Server
@@ -461,11 +463,16 @@ async def test_a_session_that_ends_while_the_policy_thinks_is_over(make_server: 
     assert (await practice.refresh(token)).refusal == (403, "session_terminated")
 
 
+def written_over(server: Server, session: Session, **changes: Any) -> None:
+    record = session._replace(**changes)
+    server.store._sessions.put(session.session_id, SessionRecord(record), session.expires_at)
+
+
 @pytest.mark.parametrize("member", ["client_id", "jkt"])
 async def test_a_session_record_of_another_client_or_key_is_not_this_session(server: Server, member: str) -> None:
     practice, token = await logged_in(server)
     (session,) = await server.store.list_sessions(now=server.clock.now)
-    object.__setattr__(session, member, "another")
+    written_over(server, session, **{member: "another"})
     reply = await practice.refresh(token)
     assert reply.refusal == (400, "invalid_grant")
     assert "session is over" in reply.words
@@ -476,7 +483,7 @@ async def test_a_session_record_that_was_moved_to_another_session_does_not_open(
     other, _ = await logged_in_as(server, "1-other")
     sessions = {session.client_id: session for session in await server.store.list_sessions(now=server.clock.now)}
     mine, theirs = sessions[practice.client_id], sessions[other.client_id]
-    object.__setattr__(mine, "sealed", theirs.sealed)
+    written_over(server, mine, sealed=theirs.sealed)
     assert (await practice.refresh(token)).refusal == (400, "invalid_grant")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 
 import orjson
 import pytest
@@ -30,7 +29,7 @@ EMPTY = Session("s1", "c1", "i", "jkt", "j", 1_800_000_000, 1_800_003_600, b"")
 
 def sealed(content: SessionContent, *secrets: bytes) -> Session:
     sealer = SessionSealer(Secrets(secrets or (NEW,)))
-    return replace(EMPTY, sealed=sealer.seal(content, session_id="s1", client_id="c1", jkt="jkt"))
+    return EMPTY._replace(sealed=sealer.seal(content, session_id="s1", client_id="c1", jkt="jkt"))
 
 
 def refusal(session: Session) -> ZetaError:
@@ -49,7 +48,7 @@ def test_what_was_sealed_is_opened_as_it_was_under_either_secret(target: Target,
 
 @pytest.mark.parametrize("change", [{"session_id": "s2"}, {"client_id": "c2"}, {"jkt": "other"}])
 def test_a_content_opens_for_its_own_session_client_and_key_only(change: dict[str, str]) -> None:
-    error = refusal(replace(sealed(CONTENT), **change))  # type: ignore[arg-type]
+    error = refusal(sealed(CONTENT)._replace(**change))  # type: ignore[arg-type]
     assert (error.code, error.status) == ("invalid_grant", 400)
 
 
@@ -64,7 +63,7 @@ def test_what_a_newer_version_wrote_is_neither_guessed_at_nor_ended() -> None:
     (key,) = Secrets((NEW,)).derive("session")
     inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place).partition(b"\n")[0])
     newer = Sealer((key,)).seal(orjson.dumps({**inside, "version": inside["version"] + 1}), place)
-    error = refusal(replace(EMPTY, sealed=newer))
+    error = refusal(EMPTY._replace(sealed=newer))
     assert (error.code, error.status) == ("temporarily_unavailable", 503)
 
 
@@ -74,7 +73,7 @@ def test_what_the_version_before_wrote_is_read() -> None:
     inside = orjson.loads(Sealer((key,)).open(sealed(CONTENT).sealed, place).partition(b"\n")[0])
     older = {**inside, "version": 1, "leaf": base64.b64encode(CONTENT.leaf).decode()}
     assert (
-        SessionSealer(Secrets((NEW,))).open(replace(EMPTY, sealed=Sealer((key,)).seal(orjson.dumps(older), place)))
+        SessionSealer(Secrets((NEW,))).open(EMPTY._replace(sealed=Sealer((key,)).seal(orjson.dumps(older), place)))
         == CONTENT
     )
 
@@ -85,7 +84,7 @@ def test_what_was_opened_before_opens_again_for_its_own_session_client_and_key_o
     own = sealed(CONTENT)
     assert sealer.open(own) == sealer.open(own) == CONTENT
     with pytest.raises(ZetaError) as caught:
-        sealer.open(replace(own, **change))  # type: ignore[arg-type]
+        sealer.open(own._replace(**change))  # type: ignore[arg-type]
     assert caught.value.code == "invalid_grant"
     assert sealer.open(own) == CONTENT
 
@@ -98,7 +97,7 @@ def test_one_bit_is_another_content_though_the_right_one_was_opened_before() -> 
         changed = bytearray(own.sealed)
         changed[place] ^= 1
         with pytest.raises(ZetaError):
-            sealer.open(replace(own, sealed=bytes(changed)))
+            sealer.open(own._replace(sealed=bytes(changed)))
 
 
 def test_opened_contents_are_bounded() -> None:

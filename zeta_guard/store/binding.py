@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from zeta_guard.store.contract import BindStatus, Client, ClientState
@@ -22,4 +21,4 @@ def decide_binding(client: Client | None, *, institution: str, platform: str) ->
 
 def bound(client: Client, *, institution: str, platform: str, now: float) -> Client:
     """The client after its binding."""
-    return replace(client, state=ClientState.VALID, institution=institution, platform=platform, last_used_at=int(now))
+    return client._replace(state=ClientState.VALID, institution=institution, platform=platform, last_used_at=int(now))

@@ -8,7 +8,7 @@ of the wall clock of the caller's request (``now``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
@@ -89,8 +89,7 @@ class ClientState(StrEnum):
     VALID = "valid"
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """A registered client instance. ``institution`` is the pseudonym (keyed hash) of the Telematik-ID once bound."""
 
     client_id: str
@@ -102,7 +101,7 @@ class Client:
     institution: str | None = None
     platform: str | None = None
     last_used_at: int = 0
-    metadata: dict[str, list[str]] = field(default_factory=dict)
+    metadata: Mapping[str, list[str]] = {}
     """grant_types, response_types, redirect_uris as registered."""
 
 
@@ -127,8 +126,7 @@ class BindOutcome:
     evicted: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """A session. ``sealed`` holds what a refresh needs again; the store cannot read it."""
 
     session_id: str
@@ -154,8 +152,7 @@ class RotateStatus(StrEnum):
     """``reason`` says why the session was ended (block reason)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RotateOutcome:
+class RotateOutcome(NamedTuple):
     """Result of :meth:`Store.rotate_session`."""
 
     status: RotateStatus
@@ -191,8 +188,7 @@ class Charge(NamedTuple):
     burst: int
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
+class LookUp(NamedTuple):
     """What one trip found. ``cached``: the cached values that exist, by key. ``seen`` is for the store alone: with it a later
     change is made only if what it depends on is still as it was found here."""
 

@@ -7,7 +7,6 @@ piece of the event loop, which makes it atomic.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import replace
 from typing import Final
 
 from zeta_guard.config.store import MemoryStore as MemoryStoreConfig
@@ -220,7 +219,7 @@ class MemoryStore:
         """See the contract."""
         client = self._clients.get(client_id, now)
         if client is not None and client.state is ClientState.VALID:
-            self._clients.put(client_id, replace(client, last_used_at=int(now)), now + ttl)
+            self._clients.put(client_id, client._replace(last_used_at=int(now)), now + ttl)
 
     async def bind_client(
         self, client_id: str, *, institution: str, platform: str, ttl: int, most: int, new_per_hour: int, now: float
@@ -232,7 +231,7 @@ class MemoryStore:
         if client is None or status not in (BindStatus.BOUND, BindStatus.ALREADY):
             return BindOutcome(status)
         if status is BindStatus.ALREADY:
-            self._clients.put(client_id, replace(client, last_used_at=int(now)), now + ttl)
+            self._clients.put(client_id, client._replace(last_used_at=int(now)), now + ttl)
             return BindOutcome(status)
         recent = [at for at in self._bindings.get(institution, now) or [] if at > now - HOUR]
         if len(recent) >= new_per_hour:
@@ -288,7 +287,7 @@ class MemoryStore:
         if isinstance(seen, Client):
             client = self._clients.get(session.client_id, now)
             # Uses are no change of the record.
-            if client is None or client.institution is None or replace(client, last_used_at=seen.last_used_at) != seen:
+            if client is None or client.institution is None or client._replace(last_used_at=seen.last_used_at) != seen:
                 return False
             await self.touch_client(session.client_id, ttl=client_ttl, now=now)
         self._sessions.put(session.session_id, SessionRecord(session), session.expires_at)

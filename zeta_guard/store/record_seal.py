@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Any, Final
 
 import orjson
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from zeta_guard.jose.recent import Recent
 from zeta_guard.store.contract import Client, ClientState, Session
 from zeta_guard.store.session_record import SessionRecord
 
@@ -31,16 +31,19 @@ _PLAIN: Final = bytes((PLAIN,))
 _WITH_TAIL: Final = bytes((WITH_TAIL,))
 _MAC_BYTES: Final = 32
 _LENGTH_BYTES: Final = 4
+_CLIENTS: Final = 4096
+_LARGEST_CLIENT: Final = 1024
+"""Bytes of a record that is remembered; clients as they come have half of it."""
 _STATES: Final = {state.value: state for state in ClientState}
-_SESSION_MEMBERS: Final = tuple(member.name for member in fields(Session) if member.name != "sealed")
 
 
 class RecordSeal:
     """Makes and reads sealed records. ``keys``: current first; the others only read."""
 
-    __slots__ = ("_macs",)
+    __slots__ = ("_clients", "_macs")
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        self._clients: Final[Recent[bytes, tuple[bytes, Client]]] = Recent(_CLIENTS)
         # Copies of a keyed MAC save the search for the algorithm and the hashing of the key.
         self._macs: Final = tuple(HMAC(key, hashes.SHA256()) for key in keys)
 
@@ -69,6 +72,24 @@ class RecordSeal:
         content, _, tail = body.partition(b"\n")
         return orjson.loads(content), tail
 
+    def open_client(self, name: bytes, sealed: bytes, last_used_at: int) -> Client | None:
+        """The client of a sealed record, or None as in :meth:`open`.
+
+        The record of a client is written when it registers and when it is bound; the same bytes under the same name, seen
+        again, are the same client.
+        """
+        known = self._clients.get(sealed)
+        if known is not None and known[0] == name:
+            client = known[1]
+            return client if client.last_used_at == last_used_at else client._replace(last_used_at=last_used_at)
+        content = self.open(name, sealed)
+        if content is None:
+            return None
+        client = read_client(content[0], last_used_at)
+        if len(sealed) <= _LARGEST_CLIENT:
+            self._clients.put(sealed, (name, client))
+        return client
+
 
 def _mac(keyed: HMAC, name: bytes, version: bytes, body: bytes) -> bytes:
     mac = keyed.copy()
@@ -79,7 +100,7 @@ def _mac(keyed: HMAC, name: bytes, version: bytes, body: bytes) -> bytes:
 
 def client_content(client: Client) -> dict[str, Any]:
     """A client as JSON."""
-    return asdict(client)
+    return client._asdict()
 
 
 def read_client(content: dict[str, Any], last_used_at: int) -> Client:
@@ -89,10 +110,11 @@ def read_client(content: dict[str, Any], last_used_at: int) -> Client:
 
 def session_content(record: SessionRecord) -> tuple[dict[str, Any], bytes]:
     """A session as JSON and tail: the length of its sealed part (4 bytes, big endian), that part, the sealed answer."""
-    session = record.session
-    content: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_MEMBERS}
-    tail = len(session.sealed).to_bytes(_LENGTH_BYTES, "big") + session.sealed + record.sealed_answer
-    return {"session": content, "previous_jti": record.previous_jti, "rotated_at": record.rotated_at}, tail
+    session, previous_jti, rotated_at, answer = record
+    content = session._asdict()
+    sealed = content.pop("sealed")
+    tail = len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed + answer
+    return {"session": content, "previous_jti": previous_jti, "rotated_at": rotated_at}, tail
 
 
 def read_session(content: dict[str, Any], tail: bytes | None) -> SessionRecord:
@@ -102,5 +124,6 @@ def read_session(content: dict[str, Any], tail: bytes | None) -> SessionRecord:
     else:
         end = _LENGTH_BYTES + int.from_bytes(tail[:_LENGTH_BYTES], "big")
         sealed, answer = tail[_LENGTH_BYTES:end], tail[end:]
-    session = Session(**{**content["session"], "sealed": sealed})
-    return SessionRecord(session, content["previous_jti"], content["rotated_at"], answer)
+    members = content["session"]
+    members["sealed"] = sealed
+    return SessionRecord(Session(**members), content["previous_jti"], content["rotated_at"], answer)

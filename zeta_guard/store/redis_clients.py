@@ -8,12 +8,12 @@ by last use); so is ``bound:INSTITUTION``, the bindings of the last hour (by tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from zeta_guard.errors import unavailable
 from zeta_guard.store.binding import HOUR, bound, decide_binding
 from zeta_guard.store.contract import BindOutcome, BindStatus, Block, Client, ClientState, block_subject
-from zeta_guard.store.record_seal import RecordSeal, client_content, read_client
+from zeta_guard.store.record_seal import RecordSeal, client_content
 from zeta_guard.store.redis_blocks import put_block
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import ATTEMPTS, GuardedCommands
@@ -22,8 +22,7 @@ from zeta_guard.store.redis_scripts import TOUCH_CLIENT
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class SeenClient:
+class SeenClient(NamedTuple):
     """A client as a trip found it, and the sealed record that a later step compares."""
 
     client: Client | None
@@ -186,15 +185,14 @@ class RedisClients:
         sealed, used, ends = reply
         if not isinstance(sealed, bytes) or not isinstance(used, bytes) or not isinstance(ends, bytes):
             return None, b""
-        content = self._seal.open(self._key(client_id), sealed)
-        if content is None or number(ends) <= now:
+        if number(ends) <= now:
             return None, sealed
-        return read_client(content[0], int(number(used))), sealed
+        return self._seal.open_client(self._key(client_id), sealed, int(number(used))), sealed
 
     def _write(self, step: GuardedCommands, client: Client, *, ttl: int, now: float) -> None:
         key, index = self._key(client.client_id), self._index(client.key_thumbprint)
         # The last use stands beside the record, so that noting it needs no new seal.
-        sealed = self._seal.seal(key, client_content(replace(client, last_used_at=0)))
+        sealed = self._seal.seal(key, client_content(client._replace(last_used_at=0)))
         fields: dict[str, Argument] = {
             "r": sealed,
             "k": client.key_thumbprint,

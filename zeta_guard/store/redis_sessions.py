@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zeta_guard.store.block_record import read_block
 from zeta_guard.store.contract import Block, RotateOutcome, Session, block_subject
@@ -18,8 +18,7 @@ from zeta_guard.store.session_record import AFTERLIFE_SECONDS, REUSE_REASON, Ses
 _BATCH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class SeenSession:
+class SeenSession(NamedTuple):
     """A session's record and the blocks on it as a trip found them, with the bytes that a later step compares."""
 
     record: SessionRecord | None

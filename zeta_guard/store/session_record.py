@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from zeta_guard.store.contract import RotateOutcome, RotateStatus, Session
 
@@ -13,8 +12,7 @@ AFTERLIFE_SECONDS: Final = 86_400
 """How long a block outlives the session or client that it ends: longer than any access token."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
+class SessionRecord(NamedTuple):
     """``session.refresh_jti`` is the current refresh token. ``previous_jti`` was replaced by it at ``rotated_at``;
     ``sealed_answer`` is the answer that was given then."""
 
@@ -24,8 +22,7 @@ class SessionRecord:
     sealed_answer: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(NamedTuple):
     """A decision, to be carried out in the same atomic step: write ``record``, or end the session when ``ends``."""
 
     outcome: RotateOutcome
