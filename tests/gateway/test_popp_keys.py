@@ -84,6 +84,10 @@ class Federation:
         header = {"typ": "jwk-set+jwt", "kid": self.entity_jwk["kid"], **self.set_header}
         return sign_es256(header, claims, self.sign_set_with)
 
+    def publish(self, kid: str) -> None:
+        """One more key."""
+        self.keys.append({**public_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()), "kid": kid})
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked.append(request.path)
         if self.gate is not None:
@@ -339,7 +343,7 @@ async def test_new_key_is_found_when_it_is_asked_for(federation: Federation, mak
     keys = make_keys(cooldown=10)
     await keys.refresh(now=NOW)
     version = keys.version
-    federation.keys.append({**public_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()), "kid": "popp-2"})
+    federation.publish("popp-2")
     await keys.refresh(now=NOW + 10, kid="popp-2")
     assert keys.key("popp-2", now=NOW + 10) is not None
     assert keys.version > version
@@ -359,11 +363,37 @@ async def test_keys_hold_no_longer_than_either_document(
 
 async def test_clock_that_was_set_back_does_not_stop_the_fetching(federation: Federation, make_keys: MakeKeys) -> None:
     keys = make_keys(cooldown=10)
-    await keys.refresh(now=NOW + 1000)
     await keys.refresh(now=NOW + 1000, kid="unknown")
-    federation.keys.append({**public_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()), "kid": "unknown"})
+    federation.publish("unknown")
     await keys.refresh(now=NOW, kid="unknown")
     assert keys.key("unknown", now=NOW) is not None
+
+
+async def test_key_that_was_asked_for_during_an_outage_is_found_after_it(
+    federation: Federation, make_keys: MakeKeys
+) -> None:
+    keys = make_keys(cooldown=10)
+    await keys.refresh(now=NOW)
+    federation.away = True
+    with pytest.raises(ZetaError) as caught:
+        await keys.refresh(now=NOW + 10, kid="popp-2")
+    assert caught.value.status == 503
+    federation.away = False
+    federation.publish("popp-2")
+    await keys.refresh(now=NOW + 20, kid="popp-2")
+    assert keys.key("popp-2", now=NOW + 20) is not None
+
+
+async def test_names_that_were_looked_for_in_vain_have_another_chance_with_a_new_set(
+    federation: Federation, make_keys: MakeKeys
+) -> None:
+    keys = make_keys(cooldown=10)
+    await keys.refresh(now=NOW, kid="popp-3")
+    federation.publish("popp-2")
+    await keys.refresh(now=NOW + 10, kid="popp-2")
+    federation.publish("popp-3")
+    await keys.refresh(now=NOW + 20, kid="popp-3")
+    assert keys.key("popp-3", now=NOW + 20) is not None
 
 
 async def test_stale_set_serves_a_day_past_its_end_and_not_longer(federation: Federation, make_keys: MakeKeys) -> None:
