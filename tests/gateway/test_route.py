@@ -123,14 +123,23 @@ def test_method_outside_of_the_route_is_405_with_allow(make_config: MakeConfig) 
         ({"prefix": "/a?b"}, "prefix"),
         ({"methods": ["get"]}, "methods"),
         ({"methods": ["CONNECT"]}, "methods"),
+        ({"methods": ["GET", "TRACE"]}, "methods"),
         ({"methods": ["POST"], "websocket": {"enabled": True}}, "methods"),
         ({"acr": "high"}, "acr"),
         ({"public": True, "scopes": ["vsdservice"]}, "scopes"),
         ({"public": True, "request_policy": True}, "request_policy"),
+        ({"public": True, "acr": "gematik-ehealth-loa-high"}, "acr"),
+        ({"public": True, "client_data": True}, "client_data"),
         ({"popp": {}}, "popp"),
         ({"scopes": ["unknown"]}, "scopes"),
         ({"upstreams": [{"url": "http://b:1", "ca_file": "x.pem"}]}, "upstreams[0].url"),
+        ({"upstreams": [{"url": "http://b:1", "server_name": "b"}]}, "upstreams[0].url"),
+        (
+            {"upstreams": [{"url": "http://b:1", "certificate_file": "x.pem", "private_key_file": "x.pem"}]},
+            "upstreams[0].url",
+        ),
         ({"upstreams": [{"url": "https://b:1", "certificate_file": "x.pem"}]}, "upstreams[0]"),
+        ({"upstreams": [*UPSTREAMS, {"url": "https://b:1", "private_key_file": "x.pem"}]}, "upstreams[1]"),
     ],
 )
 def test_mistake_in_a_route_is_an_error_at_load(make_config: MakeConfig, changes: dict[str, Any], where: str) -> None:
@@ -138,6 +147,40 @@ def test_mistake_in_a_route_is_an_error_at_load(make_config: MakeConfig, changes
     with pytest.raises(ConfigurationErrors) as caught:
         build_routes(config)
     assert [error.path for error in caught.value.errors] == [f"gateway.routes[0].{where}"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-authorization-server",
+        "/nonce",
+        "/register",
+        "/token",
+        "/revoke",
+        "/jwks",
+        "/authorize",
+        "/redirect",
+        "/errors",
+    ],
+)
+def test_no_route_hides_what_the_guard_answers_itself(make_config: MakeConfig, path: str) -> None:
+    for prefix in (path, f"{path}/", f"{path}/x"):
+        with pytest.raises(ConfigurationErrors) as caught:
+            build_routes(make_config([{"prefix": prefix, "upstreams": UPSTREAMS}]))
+        assert "belongs to the guard's own endpoints" in caught.value.errors[0].seen
+    build_routes(make_config([{"prefix": prefix, "upstreams": UPSTREAMS} for prefix in ("/.well-known/x", f"{path}s")]))
+
+
+@pytest.mark.parametrize("changes", [{"public": True, "popp": {}}, {"popp": {"issuers": ["https://other.example"]}}])
+def test_mistake_about_popp_is_an_error_at_load(make_config: MakeConfig, changes: dict[str, Any]) -> None:
+    issuers = [{"issuer": "https://popp.example", "unsafe_tls_anchor": True}]
+    routes = [{"prefix": "/api", "upstreams": UPSTREAMS, **changes}]
+    with pytest.raises(ConfigurationErrors) as caught:
+        build_routes(make_config(routes, gateway_popp_issuers=issuers))
+    assert [error.path.removesuffix(".issuers") for error in caught.value.errors] == ["gateway.routes[0].popp"]
+    routes = [{"prefix": "/api", "upstreams": UPSTREAMS, "popp": {"issuers": ["https://popp.example"]}}]
+    build_routes(make_config(routes, gateway_popp_issuers=issuers))
 
 
 @pytest.mark.parametrize("second", ["/api", "/api/"])
