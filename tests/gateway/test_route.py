@@ -168,8 +168,10 @@ def test_no_route_hides_what_the_guard_answers_itself(make_config: MakeConfig, p
     for prefix in (path, f"{path}/", f"{path}/x"):
         with pytest.raises(ConfigurationErrors) as caught:
             build_routes(make_config([{"prefix": prefix, "upstreams": UPSTREAMS}]))
+        assert [error.path for error in caught.value.errors] == ["gateway.routes[0].prefix"]
+    if not path.startswith("/."):
         assert "belongs to the guard's own endpoints" in caught.value.errors[0].seen
-    build_routes(make_config([{"prefix": prefix, "upstreams": UPSTREAMS} for prefix in ("/.well-known/x", f"{path}s")]))
+        build_routes(make_config([{"prefix": f"{path}s", "upstreams": UPSTREAMS}]))
 
 
 @pytest.mark.parametrize("changes", [{"public": True, "popp": {}}, {"popp": {"issuers": ["https://other.example"]}}])
