@@ -364,6 +364,25 @@ async def test_a_bundle_whose_source_is_away_too_long(
         assert (await service.token.decide("token", practice(), now=clock.now)).allow
 
 
+async def test_a_kept_bundle_is_as_old_after_a_restart_as_before(
+    run_policy: Any3, practice: Any3, release: Release, variant: Any3, tmp_path: Path
+) -> None:
+    release.publish(variant(order=5))
+    clock = Clock()
+    section = {**release.section, "state_file": str(tmp_path / "kept.json"), "max_age": 60, "max_age_action": "deny"}
+    async with run_policy({"token": section}, clock=clock):
+        pass
+    release.path.write_bytes(b"damaged")
+    clock.now += 60
+    async with run_policy({"token": section}, clock=clock) as service:
+        assert (await service.token.decide("token", practice(), now=clock.now)).allow
+        clock.now += 1
+        with pytest.raises(ZetaError) as refused:
+            await service.token.decide("token", practice(), now=clock.now)
+        assert refused.value.status == 503
+        assert "not reached" in (await service.readiness() or "")
+
+
 async def test_a_url_is_fetched_by_its_etag(
     run_policy: Any3, practice: Any3, release: Release, variant: Any3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
