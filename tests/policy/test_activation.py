@@ -206,6 +206,25 @@ async def test_the_highest_order_survives_a_restart(run_policy: Any3, release: R
         assert "order 4" in (await service.readiness() or "")
 
 
+async def test_an_older_state_file_does_not_lower_what_the_process_has_accepted(
+    run_policy: Any3, release: Release, variant: Any3, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    section = {**release.section, "state_file": str(kept)}
+    release.publish(variant(order=4))
+    async with run_policy({"token": section}):
+        pass
+    older = kept.read_bytes()
+    release.publish(variant(order=5))
+    async with run_policy({"token": section}):
+        pass
+    kept.write_bytes(older)
+    release.publish(variant(order=4))
+    with pytest.raises(ConfigurationError, match=r"a downgrade.*a downgrade"):
+        async with run_policy({"token": section}):
+            pass
+
+
 async def test_the_last_good_bundle_decides_when_its_source_is_away_at_start(
     run_policy: Any3, practice: Any3, release: Release, variant: Any3, tmp_path: Path
 ) -> None:
