@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,30 @@ async def test_a_memory_that_has_grown_is_let_go_of_and_the_next_question_but_on
         assert (await service.token.decide("token", practice(scopes=["popp"]), now=0)).allow
         await until_the_thread_is_idle(service)
         assert active.inline("token")
+
+
+@pytest.mark.usefixtures("in_the_thread")
+async def test_a_memory_that_has_grown_in_the_thread_is_let_go_of(
+    run_policy: Any3, practice: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run_policy(DEMO) as service:
+        active = evaluator_of(service)
+        monkeypatch.setattr("zeta_guard.policy.evaluator._MAX_GROWTH", -1)
+        for scopes in (["popp"], ["vsdservice"]):
+            assert (await service.token.decide("token", practice(scopes=scopes), now=0)).allow
+            assert active._threaded is None
+        monkeypatch.setattr("zeta_guard.policy.evaluator._MAX_GROWTH", 1 << 25)
+        assert (await service.token.decide("token", practice(), now=0)).allow
+        assert active._threaded is not None
+
+
+async def test_a_clock_that_stands_nearly_still_gives_no_question_more_time_than_the_fastest_machine_needs(
+    run_policy: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = count(1)
+    monkeypatch.setattr("zeta_guard.policy.evaluator.time.perf_counter", lambda: next(moments) * 1e-12)
+    async with run_policy({"token": {**DEMO["token"], "deadline_ms": 100}}) as service:
+        assert evaluator_of(service)._fuel == 2_000_000_000
 
 
 @pytest.mark.usefixtures("on_the_loop")
