@@ -183,3 +183,14 @@ def test_no_changed_token_verifies(data: st.DataObject) -> None:
     if changed != token:
         with pytest.raises(ZetaError):
             _verify(changed, key.public_key())
+
+
+def test_each_signer_and_type_has_a_header_of_its_own_however_often_it_signs() -> None:
+    signers = [KeySigner(ec.generate_private_key(ec.SECP256R1())) for _ in range(2)]
+    for _ in range(2):
+        for signer in signers:
+            for typ in ("at+jwt", "refresh+jwt"):
+                header = parse_jws(sign_jws({"typ": typ}, {"a": 1}, signer), SLOT, typ=typ).header
+                assert header == {"typ": typ, "alg": "ES256", "kid": signer.kid}
+            more = sign_jws({"typ": "at+jwt", "x": 1}, {"a": 1}, signer)
+            assert parse_jws(more, SLOT, typ="at+jwt").header["x"] == 1

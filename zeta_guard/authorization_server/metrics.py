@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
+
+from zeta_guard.telemetry.tally import Tally
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -13,22 +15,18 @@ class AuthorizationServerMetrics:
     """Labels are grants and error codes only: nothing that a client chooses."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.tokens = Counter(
-            "zeta_guard_token_requests",
-            "Requests at the token endpoint by grant and outcome ('issued', 'repeated' or the error code).",
-            ("grant", "outcome"),
-            registry=registry,
+        tally = Tally(
+            registry,
+            counter=(
+                "zeta_guard_token_requests",
+                "Requests at the token endpoint by grant and outcome ('issued', 'repeated' or the error code).",
+            ),
+            histogram=("zeta_guard_token_request_seconds", "Time from the complete form to the answer, by grant."),
+            labels=("grant", "outcome"),
+            bounds=_SECONDS,
         )
-        self.seconds = Histogram(
-            "zeta_guard_token_request_seconds",
-            "Time from the complete form to the answer, by grant.",
-            ("grant",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        # Finding a labelled child costs more than counting; grants and error codes are a few dozen pairs.
-        self._outcomes: Final[dict[tuple[str, str], Counter]] = {}
-        self._durations: Final[dict[str, Histogram]] = {}
+        self.token_answered: Final = tally.note
+        """A request at the token endpoint (grant) ended so (outcome), so many seconds after it began."""
         self.registrations = Counter(
             "zeta_guard_registrations",
             "Registration attempts by outcome ('registered', 'known' or the error code).",
@@ -48,14 +46,3 @@ class AuthorizationServerMetrics:
         self.sessions_ended = Counter(
             "zeta_guard_sessions_ended", "Sessions ended before their time, by reason.", ("reason",), registry=registry
         )
-
-    def token_answered(self, grant: str, outcome: str, seconds: float) -> None:
-        """A request at the token endpoint ended so, ``seconds`` after it began."""
-        counter = self._outcomes.get((grant, outcome))
-        if counter is None:
-            counter = self._outcomes[(grant, outcome)] = self.tokens.labels(grant, outcome)
-        duration = self._durations.get(grant)
-        if duration is None:
-            duration = self._durations[grant] = self.seconds.labels(grant)
-        counter.inc()
-        duration.observe(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from zeta_guard.authorization_server.charges import Charges
 from zeta_guard.errors import ZetaError
@@ -13,6 +14,9 @@ from zeta_guard.store.contract import Claim, ClaimOutcome, ClaimStatus, Store
 from zeta_guard.telemetry.security_events import SecurityEvents
 
 _EVENTS = {"nonce": "nonce_replayed", "assertion": "assertion_replayed", "proof": "proof_replayed"}
+
+_NEVER_AGAIN: Final = bytes(32)
+"""No request at these endpoints is marked as one that may come again, and no fingerprint of another looks like this."""
 
 
 def proof_claim(proof: DpopProof, *, past: int, ahead: int, dated: float | None = None) -> Claim:
@@ -35,9 +39,8 @@ async def spend(
 
     Raises the refusal of the bucket, claim or block that decided; 503 when the store is away.
     """
-    fingerprint = claim_key("request", facts.method, facts.target, str(facts.client_address), *(c.key for c in claims))
     owed = charges.take_over() if charges is not None else ()
-    outcome = await store.spend(claims, subjects, owed, owner=facts.request_id, fingerprint=fingerprint, now=facts.now)
+    outcome = await store.spend(claims, subjects, owed, owner=facts.request_id, fingerprint=_NEVER_AGAIN, now=facts.now)
     if outcome.status is ClaimStatus.WON:
         return
     if charges is not None and outcome.status is ClaimStatus.EMPTY and outcome.bucket is not None:

@@ -121,29 +121,36 @@ def parse_form(raw: bytes, content_type: str | None) -> dict[str, str]:
         raise _refuse(f"The form has more than {MOST_FIELDS} fields.")
     # Looked at once as a whole: what is printable ASCII without escapes is its own decoding.
     printable = not raw.translate(None, _PRINTABLE)
+    known = _known_fields.young
     for piece in pieces:
-        if not piece:
-            continue
-        pair = _known_fields.get(piece) if len(piece) <= _LONGEST_KNOWN_FIELD else None
+        pair = known.get(piece) or _read_field(piece, printable)
         if pair is None:
-            raw_name, _, raw_value = piece.partition(b"=")
-            literal = printable and b"%" not in piece and b"+" not in piece
-            name = raw_name.decode() if literal else _decode(raw_name, "a field name")
-            if not name:
-                raise _refuse("The form has a field without name.")
-            if name in fields:
-                raise _refuse("The form has the same field twice; each may occur once.")
-            value = raw_value.decode() if literal else _decode(raw_value, "a field value")
-            if name in _REPEATED and len(piece) <= _LONGEST_KNOWN_FIELD:
-                _known_fields.put(piece, (name, value))
-        else:
-            name, value = pair
-            if name in fields:
-                raise _refuse("The form has the same field twice; each may occur once.")
+            continue
+        name, value = pair
+        if name in fields:
+            raise _refuse("The form has the same field twice; each may occur once.")
+        fields[name] = value
         if not value:
             without_value = True
-        fields[name] = value
     return {name: value for name, value in fields.items() if value} if without_value else fields
+
+
+def _read_field(piece: bytes, printable: bool) -> tuple[str, str] | None:
+    """Name and value of one field, None when it is empty. ``printable``: the whole form is printable ASCII."""
+    if not piece:
+        return None
+    known = _known_fields.get(piece)
+    if known is not None:
+        return known
+    raw_name, _, raw_value = piece.partition(b"=")
+    literal = printable and b"%" not in piece and b"+" not in piece
+    name = raw_name.decode() if literal else _decode(raw_name, "a field name")
+    if not name:
+        raise _refuse("The form has a field without name.")
+    pair = (name, raw_value.decode() if literal else _decode(raw_value, "a field value"))
+    if name in _REPEATED and len(piece) <= _LONGEST_KNOWN_FIELD:
+        _known_fields.put(piece, pair)
+    return pair
 
 
 def _decode(raw: bytes, what: str) -> str:

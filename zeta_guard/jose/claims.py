@@ -28,7 +28,7 @@ def _seen(claims: Claims, name: str) -> str:
 def text(claims: Claims, name: str, slot: Slot) -> str:
     """A claim that must be text and not empty."""
     value = claims.get(name)
-    if isinstance(value, str) and value:
+    if value and type(value) is str:
         return value
     raise slot.refuse(f"'{name}' {_seen(claims, name)}; expected text")
 

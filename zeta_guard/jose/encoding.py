@@ -16,11 +16,15 @@ _PADDING: Final = (b"", b"", b"==", b"=")
 # The last character of a shortened group carries 4 or 2 unused bits, which must be zero.
 _LAST_OF_TWO: Final = frozenset(b"AQgw")
 _LAST_OF_THREE: Final = frozenset(b"AEIMQUYcgkosw048")
+# By the length of the group; one of a single character does not exist.
+_LAST: Final = (frozenset[int](), frozenset[int](), _LAST_OF_TWO, _LAST_OF_THREE)
+_decode: Final = binascii.a2b_base64
+_encode: Final = binascii.b2a_base64
 
 
 def b64url_encode(raw: bytes) -> str:
     """Base64url without padding."""
-    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL, b"=").decode("ascii")
+    return _encode(raw, newline=False).translate(_TO_URL, b"=").decode("ascii")
 
 
 def b64url_decode(text: str | bytes) -> bytes:
@@ -30,11 +34,11 @@ def b64url_decode(text: str | bytes) -> bytes:
     """
     raw = text.encode("ascii") if isinstance(text, str) else text
     rest = len(raw) & 3
-    if rest:
-        if rest == 1 or raw[-1] not in (_LAST_OF_TWO if rest == 2 else _LAST_OF_THREE):
-            raise ValueError("not canonical base64url")
-        return binascii.a2b_base64(raw.translate(_FROM_URL) + _PADDING[rest], strict_mode=True)
-    return binascii.a2b_base64(raw.translate(_FROM_URL), strict_mode=True)
+    if not rest:
+        return _decode(raw.translate(_FROM_URL), strict_mode=True)
+    if raw[-1] not in _LAST[rest]:
+        raise ValueError("not canonical base64url")
+    return _decode(raw.translate(_FROM_URL) + _PADDING[rest], strict_mode=True)
 
 
 def b64_decode(text: str) -> bytes:

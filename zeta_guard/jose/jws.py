@@ -34,6 +34,7 @@ MAX_JWS_BYTES: Final = 16_384
 
 # A client's header is the same in all its assertions, and this server's in all its tokens. Nobody changes one.
 _LARGEST_KNOWN_HEADER: Final = 768
+_made: Recent[tuple[str, str], str] = Recent(64)
 _headers: Recent[tuple[bytes, tuple[str, ...]], dict[str, JsonValue]] = Recent(4096)
 
 
@@ -162,8 +163,16 @@ def sign_es256(
 
 def sign_jws(header: Mapping[str, JsonValue], claims: Mapping[str, JsonValue], signer: Signer) -> str:
     """A compact JWS made by ``signer``; ``alg`` and ``kid`` are added to the header."""
-    signing_input = _signing_input({**header, "alg": "ES256", "kid": signer.kid}, claims)
-    return f"{signing_input.decode()}.{b64url_encode(signer.sign(signing_input))}"
+    kid, typ = signer.kid, header.get("typ")
+    # A server's tokens have one header for each type; what holds more than a type is written anew.
+    named = (kid, typ) if type(typ) is str and len(header) == 1 else None
+    segment = _made.get(named) if named is not None else None
+    if segment is None:
+        segment = b64url_encode(orjson.dumps({**header, "alg": "ES256", "kid": kid}))
+        if named is not None:
+            _made.put(named, segment)
+    signing_input = f"{segment}.{b64url_encode(orjson.dumps(dict(claims)))}"
+    return f"{signing_input}.{b64url_encode(signer.sign(signing_input.encode('ascii')))}"
 
 
 def _signing_input(header: Mapping[str, JsonValue], claims: Mapping[str, JsonValue]) -> bytes:

@@ -8,9 +8,8 @@ client's own statement, bound to its registered key).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 from zeta_guard.errors import JsonValue, ZetaError
@@ -23,8 +22,7 @@ _MAX_PARAMETERS: Final = 1000
 ClientClass = Literal["registered", "product"]
 
 
-@dataclass(frozen=True, slots=True)
-class Institution:
+class Institution(NamedTuple):
     """Who asks, as the SM(C)-B certificate says."""
 
     telematik_id: str
@@ -33,8 +31,7 @@ class Institution:
     organization_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DpopKey:
+class DpopKey(NamedTuple):
     """The DPoP key of a client that does not register: Unix seconds when it was seen first, and last before this request;
     ``age`` in seconds."""
 
@@ -43,8 +40,7 @@ class DpopKey:
     age: int
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """With which software, as its verified client statement says. Times are Unix seconds, None where there is none."""
 
     client_id: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from zeta_guard.telemetry.tally import Tally
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3)
 
@@ -13,19 +15,15 @@ class PolicyMetrics:
     """Decisions by question and outcome (``allow``, ``deny``, ``unavailable``), bundles, shadow and decision log."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.decisions = Counter(
-            "zeta_guard_policy_decisions_total", "Decisions", ["question", "outcome"], registry=registry
+        tally = Tally(
+            registry,
+            counter=("zeta_guard_policy_decisions", "Decisions"),
+            histogram=("zeta_guard_policy_decision_seconds", "Time from question to answer"),
+            labels=("question", "outcome"),
+            bounds=_SECONDS,
         )
-        self.seconds = Histogram(
-            "zeta_guard_policy_decision_seconds",
-            "Time from question to answer",
-            ["question"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        # Finding a labelled child costs more than counting; questions and outcomes are a handful.
-        self._outcomes: Final[dict[tuple[str, str], Counter]] = {}
-        self._durations: Final[dict[str, Histogram]] = {}
+        self.decided: Final = tally.note
+        """A question (first) was answered so (second), or not at all, after so many seconds (third)."""
         self.activations = Counter(
             "zeta_guard_policy_bundle_activations_total",
             "Bundles that came, by what became of them",
@@ -53,14 +51,3 @@ class PolicyMetrics:
         self.log_lines = Counter(
             "zeta_guard_policy_log_lines_total", "Lines of the decision log", ["outcome"], registry=registry
         )
-
-    def decided(self, question: str, outcome: str, seconds: float) -> None:
-        """A question was answered so, or not at all, after ``seconds``."""
-        counter = self._outcomes.get((question, outcome))
-        if counter is None:
-            counter = self._outcomes[(question, outcome)] = self.decisions.labels(question, outcome)
-        duration = self._durations.get(question)
-        if duration is None:
-            duration = self._durations[question] = self.seconds.labels(question)
-        counter.inc()
-        duration.observe(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,8 +34,7 @@ class SmcbCertificate:
         return self.profession_oids[0]
 
 
-@dataclass(frozen=True, slots=True)
-class SmcbIdentity:
+class SmcbIdentity(NamedTuple):
     """An institution, proven: chained to a trust anchor and not revoked. Only :class:`Trust` makes one."""
 
     certificate: SmcbCertificate
@@ -44,8 +43,7 @@ class SmcbIdentity:
     """When the OCSP answer that was used had been produced (0 in mode ``ignore``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainedCertificate:
+class ChainedCertificate(NamedTuple):
     """A leaf that chains to a trust anchor at ``now``; revocation not asked yet."""
 
     certificate: SmcbCertificate

@@ -14,6 +14,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, Protocol
 
 from prometheus_client import Counter
@@ -283,6 +284,7 @@ class RevocationCheck:
         return outcome
 
 
+@lru_cache(maxsize=_VERIFIED)
 def answer_keys(fingerprint: bytes) -> tuple[str, str]:
     """Where the newest *good* and the newest *refused* answer about a certificate stand in the cache."""
     name = fingerprint.hex()
