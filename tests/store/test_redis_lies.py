@@ -29,7 +29,7 @@ from zeta_guard.store.contract import (
     Store,
 )
 from zeta_guard.store.redis_scripts import CLAIM as CLAIM_SCRIPT
-from zeta_guard.store.redis_scripts import GUARDED, RETURN_BLOCKS, SPEND
+from zeta_guard.store.redis_scripts import GUARDED, READ_BLOCKS, RETURN_BLOCKS, SPEND
 
 pytestmark = pytest.mark.redis
 
@@ -254,6 +254,20 @@ async def test_an_answer_that_is_lost_again_is_a_503(liar: Liar, open_redis: Cal
         liar.cuts = b""
         await store.ping()
         assert (await settled(ask(store)[name])).status is ClaimStatus.WON
+
+
+async def test_an_epoch_that_never_holds_is_a_503(liar: Liar, open_redis: Callable[..., Awaitable[Store]]) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="epochs:"))
+    for name, script, lie in (
+        ("claim", CLAIM_SCRIPT, b"$1\r\nE\r\n"),
+        ("claim soon", CLAIM_SCRIPT, b"$1\r\nE\r\n"),
+        ("spend", SPEND, b"$1\r\nE\r\n"),
+        ("blocks", READ_BLOCKS, b"*1\r\n$1\r\nE\r\n"),
+    ):
+        liar.lie, liar.lies_about = lie, script.sha.encode()
+        outcome = await settled(ask(store)[name])
+        assert isinstance(outcome, ZetaError), f"{name}: {outcome!r}"
+        assert outcome.status == 503
 
 
 @pytest.mark.parametrize("written", ["claim", "block"])
