@@ -346,8 +346,9 @@ async def test_a_sentinel_that_names_no_address_is_a_configuration_error(
 
 
 async def test_whatever_a_server_says_to_a_guard_that_comes_back_the_guard_tries_again(
-    liar: Liar, open_redis: Callable[..., Awaitable[Store]]
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zeta_guard.store.redis_link.FIRST_PAUSE", 0.005)
     store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="again:"))
     for words in (b"INFO", b"GET"):
         for lie in (*LIES.values(), b"$33\r\nx run_id:1\r\nredis_version:7.2.4\r\n\r\n", b"?\r\n"):
