@@ -12,7 +12,17 @@ import pytest
 from zeta_guard.config.store import RedisStore as RedisStoreConfig
 from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store.block_record import write_block
-from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, RotateOutcome, RotateStatus, Session, Store
+from zeta_guard.store.contract import (
+    Block,
+    Charge,
+    Claim,
+    ClaimStatus,
+    Client,
+    RotateOutcome,
+    RotateStatus,
+    Session,
+    Store,
+)
 
 pytestmark = pytest.mark.redis
 
@@ -130,6 +140,15 @@ async def test_each_claim_of_several_lasts_as_long_as_it_says(opened: tuple[Stor
     assert (await store.claim(claims, (), owner="r", fingerprint=bytes(32), now=NOW)).status is ClaimStatus.WON
     for claim in claims:
         assert claim.ttl - 30 < inside.seconds_left(f"c:{claim.key.decode()}") <= claim.ttl
+
+
+async def test_a_bucket_is_remembered_until_it_is_full_again(opened: tuple[Store, Inside]) -> None:
+    store, inside = opened
+    for taken in range(1, 4):
+        assert (await store.take("b", per_minute=1, burst=3, now=NOW)).allowed
+        assert 60 * taken - 30 < inside.seconds_left("bucket:b") <= 60 * taken + 1
+    await store.spend([Claim(b"e" * 32, NOW, 60)], (), [Charge("c", 1, 3)], owner="r", fingerprint=bytes(32), now=NOW)
+    assert 30 < inside.seconds_left("bucket:c") <= 61
 
 
 async def test_a_lifted_block_leaves_nothing(opened: tuple[Store, Inside]) -> None:

@@ -58,6 +58,13 @@ async def test_clock_that_steps_back_fills_no_bucket(store: Store) -> None:
     assert not (await store.take("b", per_minute=60, burst=1, now=NOW + 0.5)).allowed
 
 
+async def test_clock_that_steps_back_empties_no_bucket(store: Store) -> None:
+    assert (await store.take("b", per_minute=60, burst=3, now=NOW)).remaining == 2
+    assert (await store.take("b", per_minute=60, burst=3, now=NOW - 10)).remaining == 1
+    assert (await store.take("b", per_minute=60, burst=3, now=NOW)).remaining == 0
+    assert (await store.take("b", per_minute=60, burst=3, now=NOW + 1)).allowed
+
+
 async def test_slow_bucket_names_the_seconds_to_wait(store: Store) -> None:
     await store.take("b", per_minute=1, burst=1, now=NOW)
     refused = await store.take("b", per_minute=1, burst=1, now=NOW + 1)
