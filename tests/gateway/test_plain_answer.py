@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from zeta_guard.gateway import plain_answer, upstream
 from zeta_guard.gateway.deadline import DeadlineWatch
 from zeta_guard.gateway.plain_answer import read_plain_answer
+from zeta_guard.gateway.response import whole_answer
 from zeta_guard.gateway.upstream import UpstreamConnection
 
 GOOD = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Type: text/plain\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
@@ -43,6 +44,8 @@ class Reading(NamedTuple):
     failed: bool
     keeps_alive: bool
     dirty: bool
+    written: bytes = b""
+    """What the client gets."""
 
 
 def read(pieces: Sequence[bytes], watch: DeadlineWatch, *, short: bool, lost: bool = False) -> Reading:
@@ -80,6 +83,8 @@ def read(pieces: Sequence[bytes], watch: DeadlineWatch, *, short: bool, lost: bo
         connection.failed,
         alive,
         connection.dirty,
+        # Without a date of the backend's it is this moment's.
+        whole_answer(response, body, b"X-Rate-Limit-Limit: 1\r\n", keep_alive=True) if outgoing.dated else b"",
     )
 
 
@@ -297,6 +302,7 @@ def test_what_backends_vary_does_not_fill_the_memory() -> None:
         assert read_plain_answer(answer) is not None
         assert len(plain_answer._lines) <= plain_answer._MOST_LINES
         assert len(plain_answer._statuses) <= plain_answer._MOST_STATUSES
+        assert len(plain_answer._heads) <= plain_answer._MOST_HEADS
     assert read_plain_answer(GOOD.replace(b": b", b": " + b"b" * 500)) is not None
     assert max(map(len, plain_answer._lines)) <= plain_answer._LONGEST_LINE
 
@@ -304,3 +310,28 @@ def test_what_backends_vary_does_not_fill_the_memory() -> None:
 def test_secrets_of_backends_are_not_among_the_remembered_lines() -> None:
     assert read_plain_answer(GOOD.replace(b"X-A: b", b"Set-Cookie: sesame-4711")) is not None
     assert not any(b"sesame-4711" in line for line in plain_answer._lines)
+    assert not any(b"sesame-4711" in head for head in plain_answer._heads)
+
+
+def test_a_head_is_read_once_and_found_then() -> None:
+    plain_answer._heads.clear()
+    first = read_plain_answer(GOOD)
+    assert first is not None
+    assert read_plain_answer(GOOD + b"more") is first
+    assert read_plain_answer(GOOD.replace(b"X-A: b", b"X-A: c")) is not first
+    long = GOOD.replace(b"X-A: b", b"X-A: " + b"b" * 1500)
+    assert read_plain_answer(long) is not read_plain_answer(long)
+
+
+def test_an_answer_that_is_ready_is_written_like_any_other(watch: DeadlineWatch) -> None:
+    dated = GOOD.replace(b"now", b"Sat, 01 Jan 2028 00:00:00 GMT")
+    answer = read_plain_answer(dated)
+    assert answer is not None
+    assert answer.head.ready
+    assert compare([dated], watch).written.startswith(answer.head.ready)
+    assert b"\r\nX-Rate-Limit-Limit: 1\r\n" in compare([dated], watch).written
+    closing = whole_answer(answer.head, b"", b"", keep_alive=False)
+    assert b"\r\nConnection: close\r\n" in closing
+    undated = read_plain_answer(GOOD.replace(b"Date", b"X-D"))
+    assert undated is not None
+    assert b"\r\nDate: " in whole_answer(undated.head, b"", b"", keep_alive=True)

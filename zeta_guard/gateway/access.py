@@ -23,7 +23,7 @@ from zeta_guard.http.plain_request import KnownHead
 from zeta_guard.jose.dpop import PROOF_KIND, DpopProof, UnprovenProof, check_dpop_proof, proof_life, prove
 from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.token_hash import TokenHash, token_hash
-from zeta_guard.store.claim_key import claim_key
+from zeta_guard.store.claim_key import begin_key, end_key
 from zeta_guard.store.contract import Claim, block_subject
 from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken
 from zeta_guard.tokens.verifier import SLOT, AccessTokenVerifier, MissingKey
@@ -117,6 +117,21 @@ class _Standing(NamedTuple):
     until: float
 
 
+class _Conclusion(NamedTuple):
+    """What followed from such a head with the proof of its token's key, for a client at this address.
+
+    Equal objects are asked for, not equal values: whatever might have changed was made anew.
+    """
+
+    check: AccessCheck
+    token: AccessToken
+    address: IPAddress | None
+    holder: Holder
+    fingerprint: bytes
+    key: hashlib._Hash
+    """The key of the proof's claim, but for its ``jti``."""
+
+
 class AccessCheck:
     """The rules of one configuration.
 
@@ -177,8 +192,13 @@ class AccessCheck:
         except ZetaError as error:
             return Refuse(error, route)
 
-    def conclude(self, begun: Unproven, proof: DpopProof, facts: RequestFacts) -> Verdict:
-        """The verdict on a request whose proof is proven. Raises ZetaError where the request is refused."""
+    def conclude(
+        self, begun: Unproven, proof: DpopProof, facts: RequestFacts, known: KnownHead | None = None
+    ) -> Verdict:
+        """The verdict on a request whose proof is proven; ``known`` as in :meth:`begin`.
+
+        Raises ZetaError where the request is refused.
+        """
         route, token, digest, _ = begun
         if proof.jkt != token.jkt:
             raise ZetaError(
@@ -186,6 +206,17 @@ class AccessCheck:
                 "DPoP proof: made with another key than the access token is bound to",
                 stage="dpop",
             )
+        if known is not None:
+            before: _Conclusion | None = known.conclusion
+            if (
+                before is not None
+                and before.check is self
+                and before.token is token
+                and before.address is facts.client_address
+            ):
+                _, _, _, holder, fingerprint, key = before
+                claim = _new(Claim, (end_key(key, proof.jti), float(proof.issued_at), self._proof_life, "DPoP proof"))
+                return _new(Grant, (route, holder, None, (claim,), holder.subjects, fingerprint))
         holder = self._holder(token, facts.now)
         if route.rule.bind_address:
             check_address(holder, facts.client_address)
@@ -196,9 +227,12 @@ class AccessCheck:
             if isinstance(checked, MissingKey):
                 return MissingKeys("popp", checked.issuer, checked.kid, route)
             popp = checked
-        key = claim_key(PROOF_KIND, proof.jkt, proof.jti)
-        claim = _new(Claim, (key, float(proof.issued_at), self._proof_life, "DPoP proof"))
-        return _new(Grant, (route, holder, popp, (claim,), holder.subjects, _fingerprint(facts, digest)))
+        fingerprint = _fingerprint(facts, digest)
+        key = begin_key(PROOF_KIND, proof.jkt)
+        if known is not None and route.rule.popp is None:
+            known.conclusion = _Conclusion(self, token, facts.client_address, holder, fingerprint, key)
+        claim = _new(Claim, (end_key(key, proof.jti), float(proof.issued_at), self._proof_life, "DPoP proof"))
+        return _new(Grant, (route, holder, popp, (claim,), holder.subjects, fingerprint))
 
     def _begin(self, route: Route, facts: RequestFacts, known: KnownHead | None) -> MissingKeys | Unproven:
         presented = read_authorization(facts.headers.getall("Authorization", ()))

@@ -197,6 +197,8 @@ class Gateway:
                 passage.begun = verdict
                 self._proving.add(passage)
             else:
+                if type(verdict) is Grant:
+                    request._state["route"] = verdict.route.name
                 self.enter(passage, verdict)  # type: ignore[arg-type]
         except ZetaError as error:
             self.report(error, facts, request._state.get("route", ""))
@@ -205,12 +207,12 @@ class Gateway:
     def enter(self, passage: Passage, verdict: Verdict) -> None:
         """Go on with the verdict on a plain request. Raises ZetaError."""
         facts = passage.facts
-        request = passage.exchange.request
-        if verdict.route is not None:
-            request._state["route"] = verdict.route.name
-        if type(verdict) is Refuse:
-            raise verdict.error
         if type(verdict) is not Grant or verdict.route.rule.request_policy or self._draining:
+            request = passage.exchange.request
+            if verdict.route is not None:
+                request._state["route"] = verdict.route.name
+            if type(verdict) is Refuse:
+                raise verdict.error
             passage.exchange.hand_over(self.go_on(request, facts, verdict, passage.bucket, claimed=False))
             return
         passage.grant = verdict

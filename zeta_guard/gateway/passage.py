@@ -120,9 +120,10 @@ class Passage:
             try:
                 if self._refusal is not None:
                     raise self._refusal
-                verdict = gateway.access.conclude(self.begun, self._proof, self.facts)
-                if self.exchange.request.rest:
-                    remember_head(self.exchange.request, gateway.limits)
+                request = self.exchange.request
+                verdict = gateway.access.conclude(self.begun, self._proof, self.facts, request.known)
+                if request.rest:
+                    remember_head(request, gateway.limits)
                 gateway.enter(self, verdict)
             except ZetaError as error:
                 gateway.report(error, self.facts, self.begun.route.name)

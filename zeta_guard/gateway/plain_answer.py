@@ -10,6 +10,7 @@ import re
 from typing import Final, NamedTuple
 
 from zeta_guard.gateway.headers import Outgoing, Treatment, response_treatment
+from zeta_guard.gateway.upstream_answer import ResponseHead, status_line
 from zeta_guard.http.plain_lines import FIELD_BYTES, FIELD_NAME, MOST_DIGITS, split_lines
 
 # What the constructor of a named tuple does, without its call of Python code.
@@ -57,6 +58,7 @@ class PlainAnswer(NamedTuple):
     length: int
     start: int
     keep_alive: bool
+    head: ResponseHead
 
 
 def read_plain_answer(data: bytes) -> PlainAnswer | None:
@@ -106,7 +108,11 @@ def read_plain_answer(data: bytes) -> PlainAnswer | None:
     if length is None:
         return None
     outgoing = _new(Outgoing, (b"".join(kept), dated, False, False, length, False, True))
-    answer = _new(PlainAnswer, (status[0], status[1], outgoing, length, end + 4, connection != b"close"))
+    ready = b""
+    if dated:
+        ready = b"%b%bContent-Length: %d\r\n" % (status_line(*status), outgoing.lines, length)
+    head_of = _new(ResponseHead, (*status, [], outgoing, length, True, ready))
+    answer = _new(PlainAnswer, (*status, outgoing, length, end + 4, connection != b"close", head_of))
     if common:
         if len(_heads) >= _MOST_HEADS:
             _heads.clear()

@@ -7,7 +7,6 @@ connection stays open.
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from typing import Final
 
 from aiohttp import HttpVersion10, web
@@ -15,14 +14,13 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from zeta_guard.gateway.headers import API_VERSION_LINE, Outgoing
 from zeta_guard.gateway.upstream import ResponseHead
+from zeta_guard.gateway.upstream_answer import status_line
 from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.http.written import WrittenResponse as WrittenResponse
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LAST_LINE: Final = API_VERSION_LINE + b"\r\n"
-_MOST_STATUS_LINES: Final = 512
-_status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
 
 
 class ClientWriter:
@@ -86,6 +84,8 @@ def whole_answer(
     response: ResponseHead, body: bytes, rate: bytes, *, keep_alive: bool, version10: bool = False
 ) -> bytes:
     """Head and body of an answer that is complete. ``rate`` are complete header lines."""
+    if response.ready and keep_alive and not version10:
+        return b"".join((response.ready, rate, _LAST_LINE, body))
     framing = b"Content-Length: %d\r\n" % len(body) if response.has_body else response.framing(None)
     return _head(response.status, response.reason, response.outgoing, framing, rate, keep_alive, version10) + body
 
@@ -99,9 +99,7 @@ def answer_head(response: ResponseHead, rate: bytes, *, keep_alive: bool) -> byt
 def _head(
     status: int, reason: bytes, outgoing: Outgoing, framing: bytes, rate: bytes, keep_alive: bool, version10: bool
 ) -> bytes:
-    line = _status_lines.get((status, reason))
-    if line is None:
-        line = _status_line(status, reason)
+    line = status_line(status, reason)
     if not outgoing.dated:
         framing += b"Date: %b\r\n" % rfc822_formatted_time().encode("ascii")
     if rate and not outgoing.limited:
@@ -111,15 +109,3 @@ def _head(
     elif version10:
         framing += b"Connection: keep-alive\r\n"
     return b"".join((line, outgoing.lines, framing, _LAST_LINE))
-
-
-def _status_line(status: int, reason: bytes) -> bytes:
-    if not reason:
-        try:
-            reason = HTTPStatus(status).phrase.encode("ascii")
-        except ValueError:
-            reason = b""
-    line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-    if len(_status_lines) < _MOST_STATUS_LINES and len(reason) <= 64:
-        _status_lines[(status, reason)] = line
-    return line

@@ -41,8 +41,6 @@ _VIEW: Final = memoryview(_BUFFER)
 _READ_AHEAD: Final = 262_144
 _WRITE_AHEAD: Final = 262_144
 _NO_BODY: Final = frozenset({204, 205, 304})
-# What the constructor of a named tuple does, without its call of Python code.
-_new: Final = tuple.__new__
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -314,8 +312,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 plain = read_plain_answer(bytes(data if nbytes <= LONGEST_HEAD else data[:LONGEST_HEAD]))
                 if plain is not None and plain.start + plain.length >= nbytes:
                     # The parser sees nothing of it and stands where it stood: before an answer.
-                    status, reason, outgoing, length, start, self._keep_alive = plain
-                    self.response = _new(ResponseHead, (status, reason, [], outgoing, length, True))
+                    _, _, _, length, start, self._keep_alive, self.response = plain
                     self._take_body(bytes(data[start:]), length)
                     return
         elif self._missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from zeta_guard.errors import GuardError
@@ -47,6 +48,8 @@ class ResponseHead(NamedTuple):
     outgoing: Outgoing
     length: int | None
     has_body: bool
+    ready: bytes = b""
+    """The client's head up to its rate limits, where nothing else depends on the request."""
 
     def framing(self, length: int | None) -> bytes:
         """The header line that tells the client how long the body is; empty where nothing is to be told."""
@@ -56,3 +59,24 @@ class ResponseHead(NamedTuple):
         if self.status in (204, 205, 304) or self.length is None:
             return b""
         return b"Content-Length: %d\r\n" % self.length
+
+
+_MOST_STATUS_LINES: Final = 512
+_status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The first line of the client's answer; a reason that is missing is the usual one."""
+    line = _status_lines.get((status, reason))
+    if line is not None:
+        return line
+    words = reason
+    if not words:
+        try:
+            words = HTTPStatus(status).phrase.encode("ascii")
+        except ValueError:
+            words = b""
+    line = b"HTTP/1.1 %d %b\r\n" % (status, words)
+    if len(_status_lines) < _MOST_STATUS_LINES and len(reason) <= 64:
+        _status_lines[(status, reason)] = line
+    return line

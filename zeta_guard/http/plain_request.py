@@ -40,6 +40,9 @@ _LENGTH: Final = 2
 _CONNECTION: Final = 4
 _TYPE: Final = 8
 _AUTHORIZATION: Final = 16
+_PROOF: Final = 2048
+_PRIVATE: Final = 4096 | 8192 | 16_384
+"""Secrets beside the access token and its proof."""
 _OTHER: Final = 1 << 30
 """Left to the parser."""
 _MARKS: Final = {
@@ -59,10 +62,15 @@ _MARKS: Final = {
     b"etag": 256,
     b"max-forwards": 512,
     b"server": 1024,
+    # Twice is an error that others word, or so rare that the parser may have it.
+    b"dpop": _PROOF,
+    b"popp": 4096,
+    b"cookie": 8192,
+    b"proxy-authorization": 16_384,
 }
 
 # Lines that clients repeat are remembered; secrets are not among them.
-_SECRET: Final = frozenset({b"authorization", b"dpop", b"popp", b"cookie", b"proxy-authorization"})
+_SECRET: Final = _AUTHORIZATION | _PROOF | _PRIVATE
 _MOST_LINES: Final = 4096
 _LONGEST_LINE: Final = 128
 
@@ -70,14 +78,13 @@ _LONGEST_LINE: Final = 128
 class HeaderName:
     """The name of a header as clients spell it. ``treatment`` is for whoever forwards it to remember what is done with it."""
 
-    __slots__ = ("mark", "proof", "secret", "text", "treatment")
+    __slots__ = ("mark", "secret", "text", "treatment")
 
     def __init__(self, name: bytes) -> None:
         lower = name.lower()
-        self.proof = lower == b"dpop"
         self.text = istr(name.decode("ascii"))
         self.mark = _MARKS.get(lower, 0)
-        self.secret = lower in _SECRET
+        self.secret = bool(self.mark & _SECRET)
         self.treatment = -1
         """-1: not known yet."""
 
@@ -114,10 +121,11 @@ class KnownHead:
     """A head without body that came with a proof that held, but for that proof.
 
     The last places are for what follows from the head, and belong to whoever finds it out: ``facts`` (true for ``facts_of``),
-    ``standing`` (of its access token), ``prepared`` (the head for the backend, right for ``prepared_for``).
+    ``standing`` and ``conclusion`` (of its access token), ``prepared`` (the head for the backend, right for ``prepared_for``).
     """
 
     __slots__ = (
+        "conclusion",
         "facts",
         "facts_of",
         "fields",
@@ -145,6 +153,7 @@ class KnownHead:
         self.facts: tuple[Any, ...] = ()
         self.facts_of: object = None
         self.standing: Any = None
+        self.conclusion: Any = None
         self.prepared = b""
         self.prepared_for: object = None
 
@@ -237,7 +246,7 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     if not seen & _HOST or (body is None and len(data) != end + 4):
         return None
     headers = CIMultiDictProxy(CIMultiDict(fields))
-    if body is not None:
+    if body is not None or seen & _PRIVATE:
         rest = b""
     return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive, rest, None, b""))
 
@@ -255,22 +264,13 @@ def _repeated(before: KnownHead, proof: bytes) -> PlainHead:
 def remember_head(request: PlainRequest, limits: Limits) -> None:
     """The next request that differs from ``request`` in its proof only is found, not read.
 
-    Only for requests whose proof held: nobody else can fill the memory. Heads with other secrets than the access token (a
-    PoPP token, cookies) are not remembered.
+    Only for requests whose proof held: nobody else can fill the memory. A head with other secrets than the access token (a
+    PoPP token, cookies) has no ``rest``.
     """
-    rest = request.rest
-    if not 0 < len(rest) <= _LONGEST_REST:
-        return
-    place = -1
-    for number, line in enumerate(request.lines):
-        if line.name.proof:
-            if place >= 0:
-                return
-            place = number
-        elif line.name.secret and line.mark is not _AUTHORIZATION:
-            return
-    if place >= 0:
-        _known.put(rest, KnownHead(request, place, limits))
+    if 0 < len(request.rest) <= _LONGEST_REST:
+        for place, line in enumerate(request.lines):
+            if line.mark is _PROOF:
+                _known.put(request.rest, KnownHead(request, place, limits))
 
 
 def _read_line(text: bytes) -> Line | None:

@@ -208,8 +208,9 @@ def _take_apart(token: str, slot: Slot) -> tuple[bytes, bytes, bytes, bytes]:
         raw = token.encode("ascii")
         dot = raw.index(b".")
         # A further dot anywhere is no base64url, so that fixed positions from the end say everything.
-        if len(raw) <= MAX_PROOF_BYTES and raw[-87] == 0x2E and dot < len(raw) - 87:
-            return raw[:dot], raw[dot + 1 : -87], b64url_decode(raw[-86:]), raw[:-87]
+        end = len(raw) - 87
+        if end < MAX_PROOF_BYTES - 86 and dot < end and raw[end] == 0x2E:
+            return raw[:dot], raw[dot + 1 : end], b64url_decode(raw[end + 1 :]), raw[:end]
     except (ValueError, IndexError):
         pass
     header, payload, signature = split_jws(token, slot, MAX_PROOF_BYTES)

@@ -13,6 +13,11 @@ _MOST_KINDS: Final = 64
 
 def claim_key(kind: str, *parts: str | bytes) -> bytes:
     """SHA-256 over ``kind`` and ``parts``, each preceded by its length (4 bytes, big endian)."""
+    return begin_key(kind, *parts).digest()
+
+
+def begin_key(kind: str, *parts: str | bytes) -> hashlib._Hash:
+    """The hasher of a key whose first parts are known, for any number of :func:`end_key`."""
     begun = _begun.get(kind)
     if begun is None:
         begun = _begin(kind)
@@ -23,6 +28,15 @@ def claim_key(kind: str, *parts: str | bytes) -> bytes:
         pieces += (_LENGTHS[length] if length < 512 else length.to_bytes(4, "big")) + raw  # type: ignore[operator]
     digest = begun.copy()
     digest.update(pieces)
+    return digest
+
+
+def end_key(begun: hashlib._Hash, part: str) -> bytes:
+    """The key whose last part is ``part``."""
+    raw = part.encode()
+    length = len(raw)
+    digest = begun.copy()
+    digest.update((_LENGTHS[length] if length < 512 else length.to_bytes(4, "big")) + raw)
     return digest.digest()
 
 
