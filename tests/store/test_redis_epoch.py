@@ -112,6 +112,7 @@ async def test_emptied_server_is_noticed_by_a_spending_before_anything_is_charge
     assert await spend("proof", clock.now - 1) == "won"
     server.ask("FLUSHALL")
     assert await spend("proof", clock.now - 1) == "stale"
+    assert (await replica.store.take("client:c", per_minute=60, burst=3, now=clock.now)).remaining == 2
     clock.now += 1
     server.ask("FLUSHALL")
     assert await spend("dated ahead of the new epoch", clock.now + 0.5) == "stale", "for some seconds after a loss"
@@ -232,6 +233,21 @@ async def test_epoch_never_starts_before_the_one_it_replaces(
     server.ask("FLUSHALL")
     await replica.store.blocks(now=clock.now)
     assert replica.store.epoch.started_at == before.started_at
+
+
+async def test_a_block_that_stands_counts_more_than_the_same_that_was_given_back(
+    start_redis: StartRedis, open_replica: OpenReplica
+) -> None:
+    server, clock = start_redis(), Clock()
+    replica = await open_replica(server, clock)
+    older = Block("session:s1", "revoked", clock.now + 60, clock.now)
+    await replica.store.block(older, now=clock.now)
+    await replica.store.blocks(now=clock.now)
+    server.ask("FLUSHALL")
+    assert list(await replica.store.blocks(now=clock.now)) == [older]
+    newer = Block("session:s1", "emergency", clock.now + 900, clock.now)
+    await replica.store.block(newer, now=clock.now)
+    assert list(await replica.store.blocks(now=clock.now)) == [newer]
 
 
 @pytest.mark.parametrize("value", ["garbage", "\\xff|\\xfe|\\xff", "||", "e|when|RUN_ID", "RUN_ID", "|RUN_ID"])

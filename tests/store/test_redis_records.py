@@ -247,6 +247,17 @@ async def test_a_client_without_a_record_is_taken_from_its_institutions_list(ope
 
 
 @pytest.mark.parametrize("place", ["blocks", "returned"])
+async def test_a_session_that_is_blocked_in_either_place_is_not_found(opened: tuple[Store, Inside], place: str) -> None:
+    store, inside = opened
+    await bind(store, "c")
+    await store.start_session(session("s"), now=NOW)
+    inside.ask("HSET", place, "session:s", write_block(Block("session:s", "emergency", NOW + 60, NOW)).decode())
+    for now, found in ((NOW, False), (NOW + 59, False), (NOW + 60, True)):
+        assert ((await store.look_up("c", session_id="s", now=now)).session is not None) is found
+        assert (await store.get_session("s", now=now) is not None) is found
+
+
+@pytest.mark.parametrize("place", ["blocks", "returned"])
 async def test_a_session_that_was_blocked_in_either_place_since_it_was_seen_is_not_rotated(
     opened: tuple[Store, Inside], place: str
 ) -> None:
