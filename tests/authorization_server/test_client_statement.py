@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeta_guard.authorization_server.client_statement import ClientStatement, challenge, verify_statement
+from zeta_guard.authorization_server.client_statement import (
+    ClientStatement,
+    _recent_products,
+    challenge,
+    verify_statement,
+)
 from zeta_guard.authorization_server.nonce import Nonce
 from zeta_guard.client.assertions import Product, client_statement
 from zeta_guard.client.keys import SoftwareKey
@@ -152,3 +157,19 @@ def test_no_statement_makes_the_parser_fall_over(changes: dict[str, Any], postur
     except ZetaError as error:
         refusal = (error.code, error.status)
     assert refusal in (None, ("invalid_client", 400))
+
+
+@pytest.mark.parametrize("name", ["product_id", "product_version", "os", "os_version", "arch"])
+@pytest.mark.parametrize("value", [..., None, 1, True, ["x"], {"x": "y"}, "a\x00b", "ä" * 300])
+def test_what_was_said_before_does_not_let_another_word_pass(name: str, value: Any) -> None:
+    good = verify(statement())
+    with pytest.raises(ZetaError) as caught:
+        verify(statement({name: value}))
+    assert caught.value.code == "invalid_client"
+    assert verify(statement()) == good
+
+
+def test_words_that_are_remembered_are_bounded() -> None:
+    for number in range(3000):
+        assert verify(statement({"os_version": str(number)})).os_version == str(number)
+    assert len(_recent_products) <= 1024

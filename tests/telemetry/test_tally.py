@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from zeta_guard.telemetry.tally import Tally
+from zeta_guard.telemetry.tally import Counts, Tally
 
 
 def tally(registry: CollectorRegistry) -> Tally:
@@ -43,3 +43,14 @@ def test_names_and_descriptions_stand_there_before_anything_happened() -> None:
     text = generate_latest(registry).decode()
     assert "# HELP things_total Things that happened\n# TYPE things_total counter" in text
     assert "# HELP thing_seconds How long they took\n# TYPE thing_seconds histogram" in text
+
+
+def test_counts_have_all_their_labels() -> None:
+    registry = CollectorRegistry()
+    counts = Counts("words", "Words", ["a", "b"], registry=registry)
+    assert "# TYPE words_total counter" in generate_latest(registry).decode()
+    for words in (("x", "y"), ("x", "y"), ("x", "")):
+        counts.count(words)
+    assert registry.get_sample_value("words_total", {"a": "x", "b": "y"}) == 2
+    assert registry.get_sample_value("words_total", {"a": "x", "b": ""}) == 1
+    assert registry.get_sample_value("words_total", {"a": "y", "b": ""}) is None

@@ -228,8 +228,13 @@ class AuthorizationServer:
             headers={"Cache-Control": "no-store"},
         )
 
-    async def _token(self, request: web.BaseRequest, facts: RequestFacts) -> Unkept:
+    def _token(self, request: web.BaseRequest, facts: RequestFacts) -> Awaitable[Unkept]:
         span = self._start_span("token", facts)
+        if span is None:
+            return answer_token_request(self.dependencies, request, facts)
+        return self._traced_token(request, facts, span)
+
+    async def _traced_token(self, request: web.BaseRequest, facts: RequestFacts, span: Span) -> Unkept:
         error: str | None = "unexpected"
         try:
             response = await answer_token_request(self.dependencies, request, facts, span)
@@ -238,8 +243,7 @@ class AuthorizationServer:
             error = refusal.code
             raise
         finally:
-            if span is not None:
-                span.end(error)
+            span.end(error)
         return response
 
     def _start_span(self, name: str, facts: RequestFacts) -> Span | None:

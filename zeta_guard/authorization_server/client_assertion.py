@@ -117,7 +117,12 @@ def verify_assertion(assertion: UnverifiedAssertion, client: Client) -> ClientAs
     """
     registered = parse_public_jwk(client.jwk, SLOT)
     header = assertion.jws.header
-    if "jwk" in header and parse_public_jwk(header["jwk"], SLOT).thumbprint != registered.thumbprint:
+    # The JWK that was registered is the registered key; any other spelling is read.
+    if (
+        "jwk" in header
+        and header["jwk"] != client.jwk
+        and parse_public_jwk(header["jwk"], SLOT).thumbprint != registered.thumbprint
+    ):
         raise SLOT.refuse("header 'jwk' is not the registered key")
     verify_es256(assertion.jws, registered.key, SLOT)
     claims = assertion.jws.claims

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,7 +27,13 @@ LONGEST_TEXT: Final = 256
 
 _PRODUCT_ID: Final = re.compile(r"[0-9a-zA-Z\-]{1,20}")
 _PRODUCT_VERSION: Final = re.compile(r"[0-9a-zA-Z\-.]{1,20}")
+# Copying a hasher saves OpenSSL the search for the algorithm.
+_HASHER: Final = hashlib.sha256()
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+_PRODUCT_MEMBERS: Final = ("product_id", "product_version", "os", "os_version", "arch")
+_recent_products: Final[Recent[tuple[object, ...], tuple[str, str, str, str, str]]] = Recent(1024)
+"""What passed, by what was said: an installation says the same each time, and many say the same."""
 
 _recent_keys: Final[Recent[str, str]] = Recent(4096)
 """Thumbprint → SubjectPublicKeyInfo in base64: clients come again with the key that they have."""
@@ -84,17 +90,27 @@ def verify_statement(
     attested_at = _attested_at(statement, now=now, oldest=oldest, ahead=ahead)
     _check_public_key(posture, key, jkt, binding_required)
     bound = _check_challenge(posture, jkt, nonce, binding_required)
-    return ClientStatement(
-        platform=seen,
-        posture_type="software",
-        product_id=_matching(posture, "product_id", _PRODUCT_ID, "1 to 20 characters 0-9 a-z A-Z -"),
-        product_version=_matching(posture, "product_version", _PRODUCT_VERSION, "1 to 20 characters 0-9 a-z A-Z - ."),
-        os=_words(posture, "os"),
-        os_version=_words(posture, "os_version"),
-        architecture=_words(posture, "arch"),
-        attested_at=attested_at,
-        bound_to_nonce=bound,
-    )
+    return ClientStatement(seen, "software", *_product(posture), attested_at, bound)
+
+
+def _product(posture: Mapping[str, JsonValue]) -> tuple[str, str, str, str, str]:
+    """Product, version, operating system, its version and architecture, each in its form."""
+    said = tuple(map(posture.get, _PRODUCT_MEMBERS))
+    try:
+        known = _recent_products.get(said)
+    except TypeError:
+        # Something that is no text, and has no hash.
+        known = None
+    if known is None:
+        known = (
+            _matching(posture, "product_id", _PRODUCT_ID, "1 to 20 characters 0-9 a-z A-Z -"),
+            _matching(posture, "product_version", _PRODUCT_VERSION, "1 to 20 characters 0-9 a-z A-Z - ."),
+            _words(posture, "os"),
+            _words(posture, "os_version"),
+            _words(posture, "arch"),
+        )
+        _recent_products.put(known, known)
+    return known
 
 
 def _check_platform_product(posture: Mapping[str, JsonValue], platform: str) -> None:
@@ -162,15 +178,21 @@ def _key_info(key: ec.EllipticCurvePublicKey, jkt: str) -> str:
 
 def challenge(jkt: str, nonce: bytes) -> str:
     """``attestation_challenge``: SHA-256 over the key's thumbprint (its 32 bytes) and the nonce, base64url."""
-    return b64url_encode(hashlib.sha256(b64url_decode(jkt) + nonce).digest())
+    digest = _HASHER.copy()
+    digest.update(_thumbprint_bytes(jkt) + nonce)
+    return b64url_encode(digest.digest())
+
+
+@lru_cache(maxsize=4096)
+def _thumbprint_bytes(jkt: str) -> bytes:
+    return b64url_decode(jkt)
 
 
 def _check_challenge(posture: Mapping[str, JsonValue], jkt: str, nonce: Nonce, required: bool) -> bool:
     bound = False
     if "attestation_challenge" in posture:
-        if not hmac.compare_digest(
-            text(posture, "attestation_challenge", SLOT).encode(), challenge(jkt, nonce.raw).encode()
-        ):
+        # Both sides know all that it is made of: nothing can be learned from the time that comparing takes.
+        if text(posture, "attestation_challenge", SLOT) != challenge(jkt, nonce.raw):
             raise SLOT.refuse("'attestation_challenge' is not the hash of the client's key and this request's nonce")
         bound = True
     if "nonce" in posture:

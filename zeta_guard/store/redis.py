@@ -45,7 +45,7 @@ from zeta_guard.store.redis_blocks import clear_blocks, drop_block, put_block
 from zeta_guard.store.redis_clients import RedisClients, SeenClient
 from zeta_guard.store.redis_connection import Argument, ConnectionLost, Reply
 from zeta_guard.store.redis_guarded import GuardedCommands
-from zeta_guard.store.redis_link import no_answer, number
+from zeta_guard.store.redis_link import no_answer, number, script_call
 from zeta_guard.store.redis_replay import WON, RedisReplayStore, claim_outcome
 from zeta_guard.store.redis_scripts import LOOK_UP, RECORD_SCRIPTS, REPLAY_SCRIPTS, SEE_KEY, SPEND, TAKE, Script
 from zeta_guard.store.redis_sessions import RedisSessions, SeenSession
@@ -83,7 +83,12 @@ class RedisStore(RedisReplayStore):
         if session_id is not None:
             key, places = self._sessions.places(session_id)
             keys.append(key)
-        reply = await self._run(LOOK_UP, keys, *places, *(self._cache_key(key) for key in cached))
+        prefix = self._prefix
+        words = (*places, *[prefix + b"cache:" + key.encode() for key in cached])
+        try:
+            reply = await self._link.evaluate(LOOK_UP, script_call(LOOK_UP, keys, *words))
+        except ConnectionLost:
+            raise no_answer() from None
         if not isinstance(reply, list) or len(reply) != 4 + len(cached):
             raise no_answer()
         client = self._clients.seen(client_id, reply[0], now)
@@ -111,17 +116,23 @@ class RedisStore(RedisReplayStore):
         if not charges:
             return await self.claim(claims, subjects, owner=owner, fingerprint=fingerprint, now=now)
         self._mark.check(now)
-        keys = [self._epoch_key]
+        prefix = self._claim_prefix
+        keys = [self._epoch_key, *[prefix + claim.key for claim in claims]]
         words: list[Argument] = [len(charges)]
-        ttls: list[Argument] = []
-        for charge in charges:
-            words += (self._bucket_key(charge.bucket), charge.per_minute, charge.burst)
-        for claim in claims:
-            keys.append(self._claim_key(claim.key))
-            ttls.append(claim.ttl)
+        for bucket, per_minute, burst in charges:
+            words += (self._bucket_key(bucket), per_minute, burst)
         words.append(now)
+        ttls = [claim.ttl for claim in claims]
         # As in `claim`: a block may last a part of a second longer, never shorter.
-        rest = (int(now), owner, fingerprint, *ttls, self._blocks_key, self._returned_key, *subjects)
+        rest: tuple[Argument, ...] = (
+            int(now),
+            owner,
+            fingerprint,
+            *ttls,
+            self._blocks_key,
+            self._returned_key,
+            *subjects,
+        )
         # The second round follows a lost answer or a new epoch, as in `claim`.
         for last in (False, True):
             stale = self._stale(claims, now)
@@ -129,7 +140,7 @@ class RedisStore(RedisReplayStore):
                 return ClaimOutcome(ClaimStatus.STALE, stale)
             epoch = self._epoch_value
             try:
-                reply = await self._link.run(SPEND, keys, *words, epoch, *rest)
+                reply = await self._link.evaluate(SPEND, script_call(SPEND, keys, *words, epoch, *rest))
             except ConnectionLost:
                 continue
             if reply == b"E" and not last:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from zeta_guard.store.redis_connection import Argument, ConnectionLost
-from zeta_guard.store.redis_link import RedisLink, no_answer
+from zeta_guard.store.redis_link import RedisLink, no_answer, script_call
 from zeta_guard.store.redis_scripts import GUARDED
 
 ATTEMPTS: Final = 20
@@ -45,7 +45,8 @@ class GuardedCommands:
     async def run(self, link: RedisLink) -> int:
         """1: done; 0: something changed; -n: the n-th condition found its set full. Raises ZetaError 503."""
         try:
-            reply = await link.run(GUARDED, (), self._count, *self._conditions, *self._commands)
+            command = script_call(GUARDED, (), self._count, *self._conditions, *self._commands)
+            reply = await link.evaluate(GUARDED, command)
         except ConnectionLost:
             raise no_answer() from None
         return reply if isinstance(reply, int) else 0

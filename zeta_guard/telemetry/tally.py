@@ -16,6 +16,31 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 
+class Counts(Collector):
+    """A counter with labels from few words. Changed from one event loop only."""
+
+    __slots__ = ("_counts", "_description", "_labels", "_name")
+
+    def __init__(self, name: str, description: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
+        self._name: Final = name
+        self._description: Final = description
+        self._labels: Final = tuple(labels)
+        self._counts: Final[dict[tuple[str, ...], int]] = {}
+        registry.register(self)
+
+    def count(self, words: tuple[str, ...]) -> None:
+        """One more with these labels."""
+        counts = self._counts
+        counts[words] = counts.get(words, 0) + 1
+
+    def collect(self) -> Iterable[Metric]:
+        """What was counted (called by the registry)."""
+        counter = CounterMetricFamily(self._name, self._description, labels=self._labels)
+        for words, count in list(self._counts.items()):
+            counter.add_metric(words, count)
+        return (counter,)
+
+
 class _Kind:
     __slots__ = ("buckets", "outcomes", "sum")
 

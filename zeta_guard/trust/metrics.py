@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from zeta_guard.telemetry.tally import Counts
+
 
 class TrustMetrics:
     """Anchors, trust list and OCSP, with few labels: outcome, source and stable reasons."""
@@ -51,7 +53,7 @@ class TrustMetrics:
             ["setting"],
             registry=registry,
         )
-        self.outcomes = Counter(
+        self.outcomes = Counts(
             "zeta_guard_ocsp_outcomes",
             "Revocation checks by outcome, source and reason.",
             ["outcome", "source", "reason"],

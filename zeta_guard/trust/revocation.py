@@ -12,16 +12,14 @@ import hashlib
 import logging
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, Protocol
 
-from prometheus_client import Counter
-
 from zeta_guard.config.trust import Ocsp
 from zeta_guard.errors import GuardError
 from zeta_guard.http.outbound import Outbound, OutboundError
+from zeta_guard.jose.recent import Recent
 from zeta_guard.telemetry.logging import log_event
 from zeta_guard.trust.anchors import CaService, TrustAnchors
 from zeta_guard.trust.contract import SmcbCertificate
@@ -77,9 +75,7 @@ class RevocationCheck:
         self._ttl = max(config.max_age, config.cached_age) + round(self._skew) + 60
         self._flights: dict[bytes, asyncio.Task[Outcome]] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
-        self._verified: OrderedDict[tuple[bytes, bytes], Answered] = OrderedDict()
-        # Finding the labelled counter costs more than counting; there are a few dozen words at most.
-        self._outcomes: dict[tuple[str, str, str], Counter] = {}
+        self._verified: Recent[tuple[bytes, bytes], Answered] = Recent(_VERIFIED)
 
     def forget(self) -> None:
         """Verify cached answers anew: the trust anchors changed."""
@@ -165,7 +161,6 @@ class RevocationCheck:
         key = (leaf.fingerprint, hashlib.sha256(raw).digest())
         known = self._verified.get(key)
         if known is not None:
-            self._verified.move_to_end(key)
             return known
         try:
             answer = read_answer(raw, leaf, issuer, anchors.responders.get(issuer.provider, ()), now=now)
@@ -176,9 +171,7 @@ class RevocationCheck:
         return answer
 
     def _remember(self, key: tuple[bytes, bytes], answer: Answered) -> None:
-        self._verified[key] = answer
-        if len(self._verified) > _VERIFIED:
-            self._verified.popitem(last=False)
+        self._verified.put(key, answer)
 
     async def _ask_once(self, leaf: SmcbCertificate, issuer: CaService, anchors: TrustAnchors, now: float) -> Outcome:
         flight = self._flights.get(leaf.fingerprint)
@@ -263,10 +256,7 @@ class RevocationCheck:
     def _noted(self, outcome: Outcome, source: str, leaf: SmcbCertificate, issuer: CaService) -> Outcome:
         reason = outcome.reason if isinstance(outcome, Refused | Unavailable) else ""
         word = _word(outcome)
-        counter = self._outcomes.get((word, source, reason))
-        if counter is None:
-            counter = self._outcomes[(word, source, reason)] = self._metrics.outcomes.labels(word, source, reason)
-        counter.inc()
+        self._metrics.outcomes.count((word, source, reason))
         quiet = source == "cache" and isinstance(outcome, Good)
         level = logging.DEBUG if quiet else logging.INFO
         if not _LOGGER.isEnabledFor(level):

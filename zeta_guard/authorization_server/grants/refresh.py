@@ -79,7 +79,15 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     )
     if session is None or session.client_id != client.client_id or session.jkt != proof.jkt:
         # Why it is gone, the block says, if there is one.
-        await _spend(deps, request, claims, subjects, client.client_id, charges)
+        await spend(
+            deps.store,
+            claims,
+            subjects,
+            facts=request.facts,
+            events=deps.events,
+            client_id=client.client_id,
+            charges=charges,
+        )
         raise _gone()
     content = deps.sealer.open(session)
     statement = statement or content.statement
@@ -91,13 +99,29 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
 
     if presented.jti != session.refresh_jti:
         # It was rotated before. The successor is answered again or the session ends; nothing new is granted.
-        await _spend(deps, request, claims, subjects, client.client_id, charges)
+        await spend(
+            deps.store,
+            claims,
+            subjects,
+            facts=request.facts,
+            events=deps.events,
+            client_id=client.client_id,
+            charges=charges,
+        )
         return await _answer_again(deps, request, session, presented)
 
     known = found.cached if leaf == certificate.fingerprint else None
     identity = await _prove_again(deps, session, certificate, institution, charges, known, now)
     deps.leaves.put(client.client_id, certificate.fingerprint)
-    await _spend(deps, request, claims, subjects, client.client_id, charges)
+    await spend(
+        deps.store,
+        claims,
+        subjects,
+        facts=request.facts,
+        events=deps.events,
+        client_id=client.client_id,
+        charges=charges,
+    )
     permission = await _ask_again(deps, request, session, content, identity, institution, statement, scopes)
 
     audience = _within(permission.audience, content)
@@ -222,19 +246,6 @@ def _claims(
     )
 
 
-async def _spend(
-    deps: Dependencies,
-    request: FormRequest,
-    claims: tuple[Claim, ...],
-    subjects: tuple[str, ...],
-    client_id: str,
-    charges: Charges,
-) -> None:
-    await spend(
-        deps.store, claims, subjects, facts=request.facts, events=deps.events, client_id=client_id, charges=charges
-    )
-
-
 def check_target(form: Mapping[str, str], content: SessionContent, audiences: Audiences) -> None:
     """Raise ZetaError ``invalid_target`` when the form asks for something that the session was not granted."""
     wanted = "audience" if "audience" in form else "resource" if "resource" in form else None
@@ -251,6 +262,8 @@ def check_target(form: Mapping[str, str], content: SessionContent, audiences: Au
 
 
 def _within(audience: tuple[str, ...], content: SessionContent) -> tuple[str, ...]:
+    if audience == content.granted_audience:
+        return audience
     found = tuple(name for name in audience if name in content.granted_audience)
     if not found:
         raise ZetaError(
