@@ -152,6 +152,22 @@ async def test_closed_store_refuses_at_once(start_redis: StartRedis, open_redis:
     await store.close()
 
 
+async def test_store_that_is_closed_while_it_reconnects_refuses_at_once(
+    start_redis: StartRedis, open_redis: Opener
+) -> None:
+    server = start_redis()
+    store = await open_redis(RedisStoreConfig(url=server.url, timeout_ms=30_000))
+    assert isinstance(store, RedisStore)
+    assert store._link.current is not None
+    server.pause()
+    store._link.current.abort()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await store.close()
+        assert await refused(store, "p")
+    server.resume()
+
+
 async def test_store_that_was_not_started_refuses_at_once(start_redis: StartRedis, guard_secrets: Secrets) -> None:
     config = RedisStoreConfig(url=start_redis().url, timeout_ms=30_000)
     store = open_store(config, secrets=guard_secrets, clock=lambda: T0)
