@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sysconfig
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,11 +179,6 @@ async def _measure(directory: Path, redis_url: str, quick: bool) -> tuple[dict[s
     return variants, bare
 
 
-def _optimised() -> bool:
-    # The images that guards run in have it; without it everything beside the signatures takes longer.
-    return "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
-
-
 def _report(variants: dict[str, Variant], bare: Bare, cost: NonceCost) -> Report:
     report = Report("exchange")
     headline = variants["redis brainpoolP256r1"]
@@ -218,7 +212,6 @@ def _report(variants: dict[str, Variant], bare: Bare, cost: NonceCost) -> Report
         " and the OCSP responder run beside it on another core",
         f"not counted: the request for the nonce, which comes before and costs"
         f" {median_of_rounds(headline.nonce_us):.0f} µs more",
-        f"interpreter built {'with' if _optimised() else 'without'} profile-guided optimisation",
         "configuration: default, but rate limits raised (they stay on): one address sends everything",
     ]
     for name, variant in variants.items():

@@ -96,7 +96,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Processor and Python, without names of hosts."""
+    """Processor and Python (Debian's is in ``usr``, pyenv's in a folder named like its version), without names of hosts."""
     model = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -105,7 +105,7 @@ def machine() -> str:
                 break
     except OSError:
         pass
-    return f"{model}, Python {platform.python_version()}"
+    return f"{model}, Python {platform.python_version()} from {Path(sys.base_prefix).name}"
 
 
 def median_of_rounds(rounds: Sequence[float]) -> float:

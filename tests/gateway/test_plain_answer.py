@@ -84,7 +84,9 @@ def read(pieces: Sequence[bytes], watch: DeadlineWatch, *, short: bool, lost: bo
         alive,
         connection.dirty,
         # Without a date of the backend's it is this moment's.
-        whole_answer(response, body, b"X-Rate-Limit-Limit: 1\r\n", keep_alive=True) if outgoing.dated else b"",
+        whole_answer(response, body, b"X-Rate-Limit-Limit: 1\r\n", keep_alive=True)
+        if outgoing.dated and connection.complete
+        else b"",
     )
 
 

@@ -71,12 +71,13 @@ class Dispatcher:
     def begin(self, request: PlainRequest, protocol: GuardProtocol) -> None:
         """Begin to answer a plain request; what cannot be done at once is handed over to the connection's task."""
         generation = self._generation
-        request_id = new_request_id()
+        now = self._clock()
+        request_id = new_request_id(now)
         self._enter(generation)
         exchange = Exchange(self, protocol, request, generation, request_id)
         protocol.exchange = exchange
         try:
-            facts = generation.reader.read_plain(request, now=self._clock(), request_id=request_id)
+            facts = generation.reader.read_plain(request, now=now, request_id=request_id)
             server = generation.authorization_server
             if server is not None and server.owns(facts.path.raw):
                 exchange.door = "authorization_server"
