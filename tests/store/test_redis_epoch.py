@@ -285,6 +285,19 @@ async def test_clock_far_behind_the_epoch_of_others_is_refused(
     assert refused.value.status == 503
 
 
+async def test_blocks_are_not_read_by_a_clock_that_was_set_back(
+    start_redis: StartRedis, open_replica: OpenReplica
+) -> None:
+    clock = Clock()
+    replica = await open_replica(start_redis(), clock)
+    clock.now += 100
+    await replica.store.blocks(now=clock.now)
+    await replica.store.blocks(now=clock.now - 15)
+    with pytest.raises(ZetaError) as refused:
+        await replica.store.blocks(now=clock.now - 15.5)
+    assert refused.value.status == 503
+
+
 async def test_answer_lost_with_the_connection_is_won_by_its_owner(
     start_redis: StartRedis, open_replica: OpenReplica
 ) -> None:

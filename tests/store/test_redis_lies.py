@@ -194,6 +194,19 @@ HAS_AN_OUTCOME = {
 }
 
 
+@pytest.mark.parametrize(
+    "lie", ["nothing", "text", "empty list", "numbers", "list of nothing", "list of lists", "error"]
+)
+async def test_nonsense_does_not_mean_that_nobody_is_blocked(
+    lie: str, liar: Liar, open_redis: Callable[..., Awaitable[Store]]
+) -> None:
+    store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="none:"))
+    liar.lie = LIES[lie]
+    with pytest.raises(ZetaError) as refused:
+        await store.blocks(now=NOW)
+    assert refused.value.status == 503
+
+
 async def settled(question: Callable[[], Awaitable[Any]]) -> Any:
     """The outcome, or the error."""
     return (await asyncio.gather(question(), return_exceptions=True))[0]
@@ -270,6 +283,27 @@ async def test_an_epoch_that_never_holds_is_a_503(liar: Liar, open_redis: Callab
         assert outcome.status == 503
 
 
+async def test_a_server_that_hangs_up_while_a_new_epoch_is_learned_is_a_503(
+    start_redis: Callable[..., RedisProcess],
+    open_redis: Callable[..., Awaitable[Store]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    server = start_redis()
+    between = Liar(server, str(tmp_path_factory.mktemp("liar") / "r.sock"))
+    listening = await between.start()
+    store = await open_redis(RedisStoreConfig(url=f"unix://{between._path}", timeout_ms=2000), now=NOW)
+    # First the answer that the epoch is another one, then what stands there, then the new one.
+    for trips in (1, 2):
+        server.ask("FLUSHALL")
+        between.trips_left = trips
+        with pytest.raises(ZetaError) as refused:
+            await store.blocks(now=NOW)
+        assert refused.value.status == 503
+        assert between.trips_left is None
+        await store.blocks(now=NOW)
+    listening.close()
+
+
 @pytest.mark.parametrize("written", ["claim", "block"])
 @pytest.mark.parametrize("fault", ["refuses", "hangs up"])
 async def test_a_new_epoch_is_believed_only_when_what_was_known_is_written_back(
@@ -308,14 +342,16 @@ async def test_a_new_epoch_is_believed_only_when_what_was_known_is_written_back(
     listening.close()
 
 
-async def test_what_is_still_loading_is_a_503_at_start(liar: Liar, open_redis: Callable[..., Awaitable[Store]]) -> None:
+@pytest.mark.parametrize("words", [b"INFO", b"SCRIPT", b"$3\r\nGET\r\n"], ids=["INFO", "SCRIPT", "GET"])
+@pytest.mark.parametrize("refusal", [b"-LOADING Redis is loading the dataset in memory\r\n", b"-ERR nonsense\r\n"])
+async def test_what_is_refused_while_connecting_is_a_503_at_start(
+    liar: Liar, open_redis: Callable[..., Awaitable[Store]], words: bytes, refusal: bytes
+) -> None:
     config = RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000)
-    liar.lie = b"-LOADING Redis is loading the dataset in memory\r\n"
-    for words in (b"INFO", b"SCRIPT", b"GET"):
-        liar.lies_about = words
-        with pytest.raises(ZetaError) as refused:
-            await open_redis(config)
-        assert refused.value.status == 503
+    liar.lie, liar.lies_about = refusal, words
+    with pytest.raises(ZetaError) as refused:
+        await open_redis(config)
+    assert refused.value.status == 503
     liar.lie = None
     await (await open_redis(config)).ping()
 
@@ -350,7 +386,7 @@ async def test_whatever_a_server_says_to_a_guard_that_comes_back_the_guard_tries
 ) -> None:
     monkeypatch.setattr("zeta_guard.store.redis_link.FIRST_PAUSE", 0.005)
     store = await open_redis(RedisStoreConfig(url=f"unix://{liar._path}", timeout_ms=2000, key_prefix="again:"))
-    for words in (b"INFO", b"GET"):
+    for words in (b"INFO", b"$3\r\nGET\r\n"):
         for lie in (*LIES.values(), b"$33\r\nx run_id:1\r\nredis_version:7.2.4\r\n\r\n", b"?\r\n"):
             liar.lie, liar.lies_about, liar.trips_left = lie, words, 0
             # Perhaps the lie does no harm; what matters is what comes after it.
