@@ -19,6 +19,8 @@ from zeta_guard.store.claim_key import claim_key
 from zeta_guard.store.contract import Claim, Client
 
 SLOT: Final = Slot("client assertion", "invalid_client", 400)
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 LONGEST_JTI: Final = 256
 LONGEST_CLIENT_ID: Final = 128
 
@@ -60,7 +62,7 @@ class ClientAssertion(NamedTuple):
 def assertion_claim(key: str, jti: str, times: AssertionTimes, *, now: float, dated: float) -> Claim:
     """The claim of an assertion verified with the key of thumbprint ``key``. ``dated``: Unix seconds of its making."""
     ttl = max(0, math.ceil(times.expires_at - now)) + CLOCK_DIFFERENCE + 1
-    return Claim(claim_key("assertion", key, jti), dated, ttl, "assertion")
+    return _new(Claim, (claim_key("assertion", key, jti), dated, ttl, "assertion"))
 
 
 def read_assertion(
@@ -91,7 +93,7 @@ def read_assertion(
     jti = text(claims, "jti", SLOT)
     if len(jti) > LONGEST_JTI:
         raise SLOT.refuse(f"'jti' is longer than {LONGEST_JTI} characters")
-    return UnverifiedAssertion(jws, client_id, jti, times)
+    return _new(UnverifiedAssertion, (jws, client_id, jti, times))
 
 
 def _times(jws: CompactJws, *, now: float, skew: int, longest_life: int) -> AssertionTimes:
@@ -107,7 +109,7 @@ def _times(jws: CompactJws, *, now: float, skew: int, longest_life: int) -> Asse
         moment = optional_integer(jws.claims, name, SLOT)
         if moment is not None and moment > now + skew:
             raise SLOT.refuse(f"'{name}' is {moment - here} s ahead; at most {skew} s allowed, server time is {here}")
-    return AssertionTimes(expires_at, optional_integer(jws.claims, "iat", SLOT))
+    return _new(AssertionTimes, (expires_at, optional_integer(jws.claims, "iat", SLOT)))
 
 
 def verify_assertion(assertion: UnverifiedAssertion, client: Client) -> ClientAssertion:
@@ -127,7 +129,10 @@ def verify_assertion(assertion: UnverifiedAssertion, client: Client) -> ClientAs
     verify_es256(assertion.jws, registered.key, SLOT)
     claims = assertion.jws.claims
     statement = member(claims, "client_statement", SLOT) if "client_statement" in claims else None
-    return ClientAssertion(client, registered.key, registered.thumbprint, assertion.jti, assertion.times, statement)
+    return _new(
+        ClientAssertion,
+        (client, registered.key, registered.thumbprint, assertion.jti, assertion.times, statement),
+    )
 
 
 def unknown_client() -> ZetaError:

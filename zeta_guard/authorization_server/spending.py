@@ -15,6 +15,8 @@ from zeta_guard.telemetry.security_events import SecurityEvents
 
 _EVENTS = {"nonce": "nonce_replayed", "assertion": "assertion_replayed", "proof": "proof_replayed"}
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _NEVER_AGAIN: Final = bytes(32)
 """No request at these endpoints is marked as one that may come again, and no fingerprint of another looks like this."""
 
@@ -22,7 +24,8 @@ _NEVER_AGAIN: Final = bytes(32)
 def proof_claim(proof: DpopProof, *, past: int, ahead: int, dated: float | None = None) -> Claim:
     """The claim of a proof. ``dated``: when it carries a nonce, the nonce's date; else its own ``iat``."""
     parts = proof.claim(past=past, ahead=ahead)
-    return Claim(claim_key(parts.kind, *parts.parts), parts.dated if dated is None else dated, parts.ttl, "proof")
+    when = parts.dated if dated is None else dated
+    return _new(Claim, (claim_key(parts.kind, *parts.parts), when, parts.ttl, "proof"))
 
 
 async def spend(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zeta_guard.telemetry.tracing import Span
 
 _LOGGER: Final = logging.getLogger("zeta_guard.authorization_server")
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _REQUESTED: Final = (ACCESS_TOKEN_TYPE, REFRESH_TOKEN_TYPE, JWT_TYPE)
 _LABELS: Final = {
     TOKEN_EXCHANGE: "token_exchange",
@@ -48,7 +50,7 @@ async def read_form(deps: Dependencies, request: web.BaseRequest, facts: Request
     except ZetaError as error:
         # RFC 6749 §5.2 knows 400 only for a malformed request, its media type included.
         raise error.with_status(400) if error.status == 415 else error from None
-    return FormRequest(form, tuple(request.headers.getall("DPoP", ())), facts, facts.now)
+    return _new(FormRequest, (form, tuple(request.headers.getall("DPoP", ())), facts, facts.now))
 
 
 def _grant(deps: Dependencies, request: FormRequest) -> str:

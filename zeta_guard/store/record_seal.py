@@ -27,6 +27,8 @@ WITH_TAIL: Final = 2
 A release that writes a version reads the one before it too.
 """
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _PLAIN: Final = bytes((PLAIN,))
 _WITH_TAIL: Final = bytes((WITH_TAIL,))
 _MAC_BYTES: Final = 32
@@ -126,4 +128,4 @@ def read_session(content: dict[str, Any], tail: bytes | None) -> SessionRecord:
         sealed, answer = tail[_LENGTH_BYTES:end], tail[end:]
     members = content["session"]
     members["sealed"] = sealed
-    return SessionRecord(Session(**members), content["previous_jti"], content["rotated_at"], answer)
+    return _new(SessionRecord, (Session(**members), content["previous_jti"], content["rotated_at"], answer))

@@ -8,7 +8,7 @@ by last use); so is ``bound:INSTITUTION``, the bindings of the last hour (by tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zeta_guard.errors import unavailable
 from zeta_guard.store.binding import HOUR, bound, decide_binding
@@ -20,6 +20,9 @@ from zeta_guard.store.redis_guarded import ATTEMPTS, GuardedCommands
 from zeta_guard.store.redis_link import RedisLink, no_answer, number
 from zeta_guard.store.redis_scripts import TOUCH_CLIENT
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS
+
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 
 
 class SeenClient(NamedTuple):
@@ -173,7 +176,7 @@ class RedisClients:
 
     def seen(self, client_id: str, reply: Reply, now: float) -> SeenClient:
         """What a reply for the client's fields says."""
-        return SeenClient(*self._open(client_id, reply, now))
+        return _new(SeenClient, self._open(client_id, reply, now))
 
     async def _read(self, client_id: str, now: float) -> tuple[Client | None, bytes]:
         return self._open(client_id, await self._link.call("HMGET", self._key(client_id), "r", "u", "x"), now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zeta_guard.store.block_record import read_block
 from zeta_guard.store.contract import Block, RotateOutcome, Session, block_subject
@@ -15,6 +15,8 @@ from zeta_guard.store.redis_guarded import ATTEMPTS, GuardedCommands
 from zeta_guard.store.redis_link import RedisLink, no_answer
 from zeta_guard.store.session_record import AFTERLIFE_SECONDS, REUSE_REASON, SessionRecord, decide_rotation
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _BATCH = 500
 
 
@@ -163,6 +165,8 @@ class RedisSessions:
             block = read_block(subject, either) if isinstance(either, bytes) else None
             reason = block.reason if block is not None and block.until > now else None
         record, raw = self._open(session_id, sealed, now)
+        if blocked is None and returned is None:
+            return _new(SeenSession, (record, None, raw, b"", b""))
         return SeenSession(
             record,
             reason,

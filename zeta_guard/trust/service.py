@@ -28,6 +28,8 @@ from zeta_guard.trust.ocsp import Good, Outcome, Refused
 from zeta_guard.trust.revocation import AnswerCache, RevocationCheck, answer_keys
 from zeta_guard.trust.trust_list_source import TrustListSource
 
+# What the constructor of a named tuple does, without its call of Python code.
+_new: Final = tuple.__new__
 _LOGGER = logging.getLogger("zeta_guard.trust")
 
 RETRY_AFTER: Final = 5
@@ -153,7 +155,7 @@ class TrustService:
                 raise ZetaError("invalid_grant", str(error), stage="certificate_policy") from error
         elif known.issuer is not None and known.begin <= now <= known.end:
             self._chained.move_to_end(certificate.fingerprint)
-            return ChainedCertificate(certificate, known.issuer.certificate)
+            return _new(ChainedCertificate, (certificate, known.issuer.certificate))
         try:
             known = self._known(certificate, anchors)
             issuer = check_validity(certificate.certificate, known.issuers, now)
@@ -287,7 +289,7 @@ class TrustService:
 
 def _judged(chained: ChainedCertificate, outcome: Outcome) -> SmcbIdentity:
     if isinstance(outcome, Good):
-        return SmcbIdentity(chained.certificate, chained.issuer, outcome.produced_at)
+        return _new(SmcbIdentity, (chained.certificate, chained.issuer, outcome.produced_at))
     if isinstance(outcome, Refused):
         raise ZetaError("invalid_grant", _REFUSALS[outcome.reason], stage=f"ocsp_{outcome.reason}")
     raise unavailable(

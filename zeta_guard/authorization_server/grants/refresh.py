@@ -142,20 +142,21 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     tokens = issue(
         grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), recent=deps.recent, now=now
     )
-    deps.audit.record(
-        "token_granted",
-        grant=REFRESH_TOKEN,
-        client_id=client.client_id,
-        institution=institution.pseudonym,
-        session_id=session.session_id,
-        access_jti=tokens.access_jti,
-        refresh_jti=tokens.refresh_jti,
-        audience=audience,
-        scopes=scopes,
-        decision_id=permission.decision_id,
-        revision=permission.revision,
-        request_id=request.facts.request_id,
-    )
+    if deps.audit.enabled:
+        deps.audit.record(
+            "token_granted",
+            grant=REFRESH_TOKEN,
+            client_id=client.client_id,
+            institution=institution.pseudonym,
+            session_id=session.session_id,
+            access_jti=tokens.access_jti,
+            refresh_jti=tokens.refresh_jti,
+            audience=audience,
+            scopes=scopes,
+            decision_id=permission.decision_id,
+            revision=permission.revision,
+            request_id=request.facts.request_id,
+        )
     return await _rotate(deps, request, session, presented, tokens, found.seen)
 
 

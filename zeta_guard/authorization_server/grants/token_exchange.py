@@ -138,20 +138,21 @@ async def _exchange(deps: Dependencies, request: FormRequest, charges: Charges) 
     tokens = issue(
         grant, issuer=deps.endpoints.issuer, signer=deps.signing_keys.current(now), recent=deps.recent, now=now
     )
-    deps.audit.record(
-        "token_granted",
-        grant=TOKEN_EXCHANGE,
-        client_id=client.client_id,
-        institution=institution.pseudonym,
-        session_id=session_id,
-        access_jti=tokens.access_jti,
-        refresh_jti=tokens.refresh_jti,
-        audience=permission.audience,
-        scopes=scopes,
-        decision_id=permission.decision_id,
-        revision=permission.revision,
-        request_id=request.facts.request_id,
-    )
+    if deps.audit.enabled:
+        deps.audit.record(
+            "token_granted",
+            grant=TOKEN_EXCHANGE,
+            client_id=client.client_id,
+            institution=institution.pseudonym,
+            session_id=session_id,
+            access_jti=tokens.access_jti,
+            refresh_jti=tokens.refresh_jti,
+            audience=permission.audience,
+            scopes=scopes,
+            decision_id=permission.decision_id,
+            revision=permission.revision,
+            request_id=request.facts.request_id,
+        )
     content = SessionContent(
         leaf=subject.certificate.der,
         statement=statement,
