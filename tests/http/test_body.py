@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -9,8 +10,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeta_guard.config.limits import Limits
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.body import _known_fields, parse_form, parse_json_body, read_body
+from zeta_guard.http.plain_request import PlainRequest, read_plain_head
 
 FORM = "application/x-www-form-urlencoded"
 Serve = Callable[[Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]], Awaitable[int]]
@@ -49,6 +52,31 @@ async def test_body_is_read_within_its_limits(
     answer = await exchange(port, f"POST / HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode() + body)
     assert _status(answer) == status
     assert status == 200 or b'"invalid_request"' in answer
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        (b"Content-Length: 10\r\n", b"0123456789", 0),
+        (b"Content-Length: 0\r\n", b"", 0),
+        (b"", b"", 0),
+        (b"Content-Length: 11\r\n", b"0123456789a", 413),
+        (b"Content-Length: 5\r\nContent-Encoding: gzip\r\n", b"01234", 415),
+        (b"Content-Length: 5\r\nContent-Encoding: Identity\r\n", b"01234", 0),
+    ],
+)
+async def test_the_body_of_a_plain_request_has_the_same_limits(head: bytes, body: bytes, status: int) -> None:
+    read = read_plain_head(b"POST /token HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n" + body, Limits())
+    assert read is not None
+    protocol: Any = None
+    request = PlainRequest(read, protocol, asyncio.get_running_loop(), remote=None, secure=False)
+    if not status:
+        assert await read_body(request, limit=10, idle_seconds=1) == body
+        return
+    with pytest.raises(ZetaError) as caught:
+        await read_body(request, limit=10, idle_seconds=1)
+    assert (caught.value.code, caught.value.status) == ("invalid_request", status)
+    assert caught.value.headers["Connection"] == "close"
 
 
 @pytest.mark.parametrize(
