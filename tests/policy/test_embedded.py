@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from zeta_guard.config.outbound import Outbound as OutboundConfig
 from zeta_guard.config.policy import Policy
-from zeta_guard.errors import ZetaError
+from zeta_guard.errors import ConfigurationError, ZetaError
 from zeta_guard.http.outbound import Outbound
-from zeta_guard.policy.bundle import Bundle, read_bundle
+from zeta_guard.policy.bundle import Bundle, BundleError, read_bundle
 from zeta_guard.policy.embedded import EmbeddedEngine
 from zeta_guard.policy.evaluator import Evaluator
 from zeta_guard.policy.probe import PROBES
@@ -165,8 +165,9 @@ async def test_a_bundle_that_is_fast_in_all_its_questions_is_in_memory_once(run_
         assert evaluator_of(service)._threaded is None
 
 
-def stand_in(demo: Bundle, evaluate: str, result: str = "[]") -> Bundle:
-    """The demo bundle with a module that does what the test wants at the question, and answers the warm-up."""
+def stand_in(demo: Bundle, evaluate: str, result: str = "[]", *, at: str = " ") -> Bundle:
+    """The demo bundle with a module that does what the test wants at the question, and answers the warm-up. The question is
+    what ends with ``at``."""
     text = json.dumps(result)
     code = wasmtime.wat2wasm(
         f"""(module
@@ -185,7 +186,7 @@ def stand_in(demo: Bundle, evaluate: str, result: str = "[]") -> Bundle:
           (func (export "opa_heap_ptr_set") (param i32))
           (func (export "opa_eval") (param i32 i32 i32 i32 i32 i32 i32) (result i32)
             ;; a question whose last byte is a blank is not the warm-up
-            (if (result i32) (i32.eq (i32.load8_u (i32.add (i32.const 65535) (local.get 4))) (i32.const 32))
+            (if (result i32) (i32.eq (i32.load8_u (i32.add (i32.const 65535) (local.get 4))) (i32.const {ord(at)}))
               (then {evaluate}) (else i32.const 600))))"""
     )
     return read_bundle({**demo.files, "policy.wasm": bytes(code)})
@@ -244,6 +245,26 @@ async def test_a_broken_instance_is_never_asked_again(
         await until_the_thread_is_idle(service)
         assert not before & {active._threaded, active._inline}
         assert (await service.token.decide("token", practice(scopes=["popp"]), now=0)).allow
+
+
+async def test_a_bundle_that_fails_at_its_first_trial_is_refused_and_the_one_before_decides_on(
+    run_policy: Any3, practice: Any3, demo: Bundle, pack: Any3, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.tar.gz"
+    section = {"engine": "embedded", "bundle": str(path), "unsafe_unsigned": True}
+    path.write_bytes(pack(demo))
+    async with run_policy({"token": section}) as service:
+        # Every document ends so, those of the warm-up too.
+        path.write_bytes(pack(stand_in(demo, "unreachable", at="}")))
+        with pytest.raises(BundleError):
+            await service._token.look()
+        assert (await service.token.decide("token", practice(), now=0)).allow
+        assert not await service._token.look()
+        assert "cannot be used" in (await service.readiness() or "")
+    with pytest.raises(ConfigurationError) as refused:
+        async with run_policy({"token": section}):
+            pass
+    assert refused.value.path == "policy.token.bundle"
 
 
 async def test_a_slow_policy_does_not_run_on_the_event_loop(run_policy: Any3, monkeypatch: pytest.MonkeyPatch) -> None:
