@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -117,6 +118,26 @@ async def test_a_flood_of_questions_is_refused_not_queued_without_end(
         refused = [answer for answer in answers if isinstance(answer, ZetaError)]
         assert len(refused) == 40
         assert all(error.status == 503 for error in refused)
+        assert (await service.token.decide("token", practice(), now=0)).allow
+
+
+@pytest.mark.usefixtures("in_the_thread")
+async def test_a_question_that_waits_too_long_behind_others_is_503(
+    run_policy: Any3, practice: Any3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeta_guard.policy.embedded._LEAST_WAIT", 0.05)
+    monkeypatch.setattr("zeta_guard.policy.embedded._QUEUE_FACTOR", 0)
+    async with run_policy(DEMO) as service:
+        others_are_done = threading.Event()
+        service._token._thread.submit(others_are_done.wait)
+        try:
+            with pytest.raises(ZetaError) as refused:
+                await service.token.decide("token", practice(), now=0)
+        finally:
+            others_are_done.set()
+        assert (refused.value.status, refused.value.stage) == (503, "policy")
+        await until_the_thread_is_idle(service)
+        monkeypatch.setattr(service._token, "_longest_wait", 30.0)
         assert (await service.token.decide("token", practice(), now=0)).allow
 
 
