@@ -36,11 +36,15 @@ from bench.environment import (
 )
 from bench.frame import Measure, Report, median_of_rounds
 from bench.load import Outcome, closed_loop, open_loop
+from bench.popp import popp_service
 from zeta_guard.errors import JsonValue
 from zeta_guard.jose.jwk import public_jwk
 from zeta_guard.jose.jws import sign_es256
+from zeta_guard.simulators.popp_service import PoppService
+from zeta_guard.simulators.popp_token import CareContext
 
 _CLIENTS = 64
+POPP_ISSUER = "https://popp.bench.example"
 # One address sends everything; the limits stay on, and cost what they cost.
 RATE_LIMITS = {"routes": {"per_minute": 60_000_000, "burst": 1_000_000}}
 
@@ -53,6 +57,8 @@ class Caller:
     jwk: dict[str, str]
     token: str
     ath: str
+    telematik_id: str
+    profession_oid: str
 
 
 def make_callers(setup: GuardSetup, count: int = _CLIENTS) -> list[Caller]:
@@ -86,7 +92,7 @@ def make_callers(setup: GuardSetup, count: int = _CLIENTS) -> list[Caller]:
         }
         token = sign_es256({"typ": "at+jwt", "kid": kid}, claims, setup.signing_key)
         ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
-        callers.append(Caller(key, jwk, token, ath))
+        callers.append(Caller(key, jwk, token, ath, str(claims["sub"]), str(claims["profession_oid"])))
     return callers
 
 
@@ -147,13 +153,24 @@ class Variant:
         return median_of_rounds(self.cpu_us)
 
 
-def _routes(backend: int) -> dict[str, Any]:
+def _routes(backend: int, popp: PoppService) -> dict[str, Any]:
     upstreams = [{"url": f"http://127.0.0.1:{backend}"}]
+    scopes = ["vsdservice"]
     return {
+        "popp_issuers": [
+            {
+                "issuer": POPP_ISSUER,
+                "base_url": popp.url,
+                "entity_key_thumbprint": popp.issuer.entity_key_thumbprint,
+                "jwks_hosts": ["127.0.0.1"],
+            }
+        ],
         "routes": [
             {"prefix": "/open", "upstreams": upstreams, "public": True},
-            {"prefix": "/service", "upstreams": upstreams, "scopes": ["vsdservice"]},
-        ]
+            {"prefix": "/service", "upstreams": upstreams, "scopes": scopes},
+            {"prefix": "/service/popp", "upstreams": upstreams, "scopes": scopes, "popp": {"max_age": "quarter"}},
+            {"prefix": "/service/policy", "upstreams": upstreams, "scopes": scopes, "request_policy": True},
+        ],
     }
 
 
@@ -162,6 +179,27 @@ def _proven(setup: GuardSetup, path: str) -> Callable[[int], list[bytes]]:
 
     def make(count: int) -> list[bytes]:
         return [proven_request(setup, callers[index % len(callers)], path) for index in range(count)]
+
+    return make
+
+
+def _with_popp(setup: GuardSetup, popp: PoppService, path: str) -> Callable[[int], list[bytes]]:
+    """As :func:`_proven`, with a PoPP token: every client reads the data of sixteen insured persons, again and again."""
+    callers = make_callers(setup)
+    tokens = [
+        [
+            popp.issuer.mint(CareContext(f"X{person:09d}", "109500969", caller.telematik_id, caller.profession_oid))
+            for person in range(16)
+        ]
+        for caller in callers
+    ]
+
+    def make(count: int) -> list[bytes]:
+        found = []
+        for index in range(count):
+            client, person = index % len(callers), index // len(callers) % 16
+            found.append(proven_request(setup, callers[client], path, f"PoPP: {tokens[client][person]}\r\n"))
+        return found
 
     return make
 
@@ -180,7 +218,7 @@ def _proven_anew(setup: GuardSetup, path: str) -> Callable[[int], list[bytes]]:
 
 
 def run(quick: bool) -> Report:
-    """Interleaved rounds of nginx, forwarding without checks, and the full check with memory and Redis claims."""
+    """Interleaved rounds of nginx, forwarding without checks, and the full check: memory, Redis, PoPP, request policy."""
     rounds = 2 if quick else 5
     count = 3000 if quick else 12_000
     with scratch() as directory, ExitStack() as stack:
@@ -217,14 +255,15 @@ def _measure(directory: Path, stack: ExitStack, rounds: int, count: int, quick: 
     memory_home, redis_home = directory / "memory", directory / "redis"
     memory_home.mkdir()
     redis_home.mkdir()
-    memory = write_guard(memory_home, gateway=_routes(backend), changes={"rate_limits": RATE_LIMITS})
+    popp = stack.enter_context(popp_service(POPP_ISSUER))
+    memory = write_guard(memory_home, gateway=_routes(backend, popp), changes={"rate_limits": RATE_LIMITS})
     memory_guard = guard_process(memory, memory_home)
     stack.callback(memory_guard.stop)
     redis, url = redis_process(redis_home)
     stack.callback(redis.stop)
     shared = write_guard(
         redis_home,
-        gateway=_routes(backend),
+        gateway=_routes(backend, popp),
         changes={"store": {"kind": "redis", "url": url}, "rate_limits": RATE_LIMITS},
     )
     redis_guard = guard_process(shared, redis_home)
@@ -241,6 +280,8 @@ def _measure(directory: Path, stack: ExitStack, rounds: int, count: int, quick: 
         Variant("full_memory", memory_guard, memory.port, _proven(memory, "/service/bundle"), count),
         Variant("full_redis", redis_guard, shared.port, _proven(shared, "/service/bundle"), count),
         Variant("new_targets_redis", redis_guard, shared.port, _proven_anew(shared, "/service/bundle"), count),
+        Variant("popp_redis", redis_guard, shared.port, _with_popp(shared, popp, "/service/popp/bundle"), count),
+        Variant("policy_redis", redis_guard, shared.port, _proven(shared, "/service/policy/bundle"), count),
         Variant("nginx_large", nginx_reference, reference, lambda n: plain_requests("x", "/open/large", n), count),
         Variant("large", memory_guard, memory.port, lambda n: plain_requests(host, "/open/large", n), count // 2),
     ]
@@ -274,6 +315,10 @@ def _report(by_name: dict[str, Variant], es256: float, guarded: Outcome, bare: O
     measures["full_check_redis_new_targets_vs_es256"] = Measure(
         es256 / by_name["new_targets_redis"].cpu, "ratio", f"{bare_words}; no request like another"
     )
+    for name, words in (("popp", "with a PoPP token"), ("policy", "with the request policy, embedded")):
+        measures[f"full_check_redis_{name}_vs_es256"] = Measure(
+            es256 / by_name[f"{name}_redis"].cpu, "ratio", f"{bare_words}; {words}"
+        )
     measures["forward_vs_nginx"] = Measure(nginx / by_name["forward"].cpu, "ratio", f"nginx proxy_pass, {nginx:.1f} µs")
     measures["large_body_vs_nginx"] = Measure(
         by_name["nginx_large"].cpu / by_name["large"].cpu,
@@ -303,7 +348,7 @@ def _report(by_name: dict[str, Variant], es256: float, guarded: Outcome, bare: O
     report.remarks.append(f"guard with Redis: {guard.resident_mebibytes():.0f} MiB resident")
     report.remarks.append(
         f"full check: {_CLIENTS} clients, each of which asks the same thing again and again with fresh proofs; new targets: each"
-        " request with a path of its own"
+        " request with a path of its own; PoPP: sixteen insured persons per client, their tokens verified once in a while"
     )
     report.remarks.append(
         "reference performed: ECDSA P-256/SHA-256 verify of 300 bytes; nginx proxy_pass with keep-alive"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,12 @@ import pytest
 from zeta_guard.config.limits import Limits
 from zeta_guard.http import plain_request
 from zeta_guard.http.plain_request import KnownHead, PlainRequest, read_plain_head
+from zeta_guard.simulators.pki import DemoPki
+from zeta_guard.simulators.popp_service import PoppService
+from zeta_guard.simulators.popp_token import CareContext
 
 if TYPE_CHECKING:
-    from tests.gateway.conftest import MakeWorld, RawBackend, Reply, World
+    from tests.gateway.conftest import Clock, MakeWorld, RawBackend, Reply, World
 
 To = Callable[..., dict[str, Any]]
 
@@ -25,8 +29,10 @@ pytestmark = pytest.mark.parametrize("lane", ["plain"], indirect=True)
 @pytest.fixture(autouse=True)
 def _nothing_known() -> Iterator[None]:
     plain_request._known.clear()
+    plain_request._custom.popp = False
     yield
     plain_request._known.clear()
+    plain_request._custom.popp = False
 
 
 @pytest.fixture
@@ -159,6 +165,20 @@ async def test_a_key_that_its_issuer_withdrew_is_not_outlived(world: World, foun
     assert (await caller.get()).status == 200
 
 
+async def test_a_token_is_bound_to_its_address_with_a_known_head(world: World, found: list[KnownHead | None]) -> None:
+    caller = Caller(world)
+    for _ in range(3):
+        assert (await caller.get()).status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port, local_addr=("127.0.0.2", 0))
+    world.writers.append(writer)
+    elsewhere = Caller(world)
+    elsewhere.token, elsewhere.streams = caller.token, (reader, writer)
+    assert error(await elsewhere.get()) == (401, "invalid_token")
+    assert found[-1] is not None
+    assert (await caller.get()).status == 200
+    assert error(await elsewhere.get()) == (401, "invalid_token")
+
+
 async def test_another_configuration_judges_anew(make_world: MakeWorld, backend: RawBackend, to: To) -> None:
     first = await make_world([to(backend)])
     caller = Caller(first, scope="vsdservice")
@@ -204,7 +224,7 @@ async def test_what_a_trusted_proxy_may_say_nobody_else_may(
 
 
 @pytest.mark.parametrize(
-    "extra", ["Cookie: a=b\r\n", "PoPP: a.b.c\r\n", "Proxy-Authorization: Basic x\r\n", "DPoP2: x\r\n"]
+    "extra", ["Cookie: a=b\r\n", "POPP: a.b.c\r\n", "Proxy-Authorization: Basic x\r\n", "DPoP2: x\r\n"]
 )
 async def test_heads_with_other_secrets_are_not_remembered(
     world: World, found: list[KnownHead | None], extra: str
@@ -213,6 +233,7 @@ async def test_heads_with_other_secrets_are_not_remembered(
     for _ in range(4):
         assert (await caller.get(extra=extra)).status == 200
     assert (found[-1] is not None) is extra.startswith("DPoP2")
+    assert not any(b"a.b.c" in rest or b"a=b" in rest or b"Basic" in rest for rest in plain_request._known.young)
 
 
 async def test_only_a_proof_that_held_is_worth_remembering(world: World) -> None:
@@ -262,3 +283,47 @@ async def test_a_span_is_made_for_each(make_world: MakeWorld, backend: RawBacken
     parents = [line for head in backend.heads for line in head.split(b"\r\n") if line.startswith(b"traceparent")]
     assert len(set(parents)) == 4
     assert all(trace.encode() in line for line in parents)
+
+
+async def test_each_popp_token_is_judged_and_told_and_none_is_kept(
+    make_world: MakeWorld, backend: RawBackend, to: To, clock: Clock, found: list[KnownHead | None]
+) -> None:
+    pki = DemoPki()
+    async with PoppService(pki.issue_popp_signer(), [], issuer="https://popp.example", clock=clock) as popp:
+        issuer = {
+            "issuer": "https://popp.example",
+            "base_url": popp.url,
+            "entity_key_thumbprint": popp.issuer.entity_key_thumbprint,
+        }
+        world = await make_world([to(backend, popp={})], gateway_popp_issuers=[issuer])
+        caller = Caller(world)
+
+        def shown(patient: str, actor: str = "1-2012345678") -> str:
+            return popp.issuer.mint(CareContext(patient, "109500969", actor, "1.2.276.0.76.4.50"))
+
+        tokens = {patient: shown(patient) for patient in ("X110639491", "X110639492")}
+        for patient in ("X110639491", "X110639492") * 3:
+            assert (await caller.get(extra=f"PoPP: {tokens[patient]}\r\n")).status == 200
+            [line] = [
+                line for line in backend.heads[-1].split(b"\r\n") if line.startswith(b"ZETA-PoPP-Token-Content: ")
+            ]
+            assert json.loads(base64.urlsafe_b64decode(line.split(b": ")[1]))["patientId"] == patient
+            assert b"\r\nPoPP: " not in backend.heads[-1]
+        assert found[-1] is not None
+        # Neither the key nor what is found by it knows a token.
+        for rest, known in plain_request._known.young.items():
+            for token in tokens.values():
+                assert token.encode() not in rest
+                assert token.encode() not in known.prepared
+        before = len(backend.heads)
+        refused = [
+            (f"PoPP: {shown('X110639493', '1-someone-else')}\r\n", (403, "popp_invalid_actor")),
+            (f"PoPP: {tokens['X110639491'][:-6]}AAAAAA\r\n", (403, "popp_invalid")),
+            ("PoPP: \r\n", (400, "popp_missing")),
+            ("", (400, "popp_missing")),
+        ]
+        for extra, answer in refused:
+            assert error(await caller.get(extra=extra)) == answer
+        assert len(backend.heads) == before
+        assert (await caller.get(extra=f"PoPP: {tokens['X110639491']}\r\n")).status == 200
+        assert found[-1] is not None

@@ -282,6 +282,32 @@ def test_a_known_head_is_found_and_told_apart(loop: asyncio.AbstractEventLoop) -
     plain_request._known.clear()
 
 
+def test_popp_tokens_are_cut_out_once_somebody_shows_them(loop: asyncio.AbstractEventLoop) -> None:
+    plain_request._known.clear()
+    plain_request._custom.popp = False
+    shown = GOOD[:-2] + b"PoPP: sesame-4711\r\n\r\n"
+
+    def play(data: bytes) -> PlainHead:
+        head = read_plain_head(data, LIMITS)
+        assert head is not None
+        compare(head, data, loop)
+        remember_head(as_request(head, loop), LIMITS)
+        return head
+
+    assert [play(shown).known is None for _ in range(4)] == [True, True, False, False]
+    assert not any(b"sesame-4711" in rest for rest in plain_request._known.young)
+    other = play(shown.replace(b"4711", b"4712"))
+    assert other.known is not None
+    assert other.headers["PoPP"] == "sesame-4712"
+    # None, an empty one and one that cannot be cut are other heads.
+    assert play(GOOD).known is None
+    assert play(shown.replace(b"sesame-4711", b"")).known is None
+    assert play(shown.replace(b"sesame-4711", b"sesame 4711")).known is None
+    assert play(GOOD).known is not None
+    plain_request._known.clear()
+    plain_request._custom.popp = False
+
+
 def test_no_more_heads_are_known_than_a_thousand(loop: asyncio.AbstractEventLoop) -> None:
     plain_request._known.clear()
     for number in range(3000):

@@ -206,31 +206,29 @@ class AccessCheck:
                 "DPoP proof: made with another key than the access token is bound to",
                 stage="dpop",
             )
-        if known is not None:
-            before: _Conclusion | None = known.conclusion
-            if (
-                before is not None
-                and before.check is self
-                and before.token is token
-                and before.address is facts.client_address
-            ):
-                _, _, _, holder, fingerprint, key = before
-                claim = _new(Claim, (end_key(key, proof.jti), float(proof.issued_at), self._proof_life, "DPoP proof"))
-                return _new(Grant, (route, holder, None, (claim,), holder.subjects, fingerprint))
-        holder = self._holder(token, facts.now)
-        if route.rule.bind_address:
-            check_address(holder, facts.client_address)
-        check_acr(token, route)
+        before: _Conclusion | None = None if known is None else known.conclusion
+        if (
+            before is None
+            or before.check is not self
+            or before.token is not token
+            or before.address is not facts.client_address
+        ):
+            holder = self._holder(token, facts.now)
+            if route.rule.bind_address:
+                check_address(holder, facts.client_address)
+            check_acr(token, route)
+            fingerprint = _fingerprint(facts, digest)
+            key = begin_key(PROOF_KIND, proof.jkt)
+            before = _new(_Conclusion, (self, token, facts.client_address, holder, fingerprint, key))
+            if known is not None:
+                known.conclusion = before
+        _, _, _, holder, fingerprint, key = before
         popp = None
         if route.rule.popp is not None:
             checked = self._popp.check(facts.headers.getall("PoPP", ()), route.rule.popp, token, now=facts.now)
             if isinstance(checked, MissingKey):
                 return MissingKeys("popp", checked.issuer, checked.kid, route)
             popp = checked
-        fingerprint = _fingerprint(facts, digest)
-        key = begin_key(PROOF_KIND, proof.jkt)
-        if known is not None and route.rule.popp is None:
-            known.conclusion = _Conclusion(self, token, facts.client_address, holder, fingerprint, key)
         claim = _new(Claim, (end_key(key, proof.jti), float(proof.issued_at), self._proof_life, "DPoP proof"))
         return _new(Grant, (route, holder, popp, (claim,), holder.subjects, fingerprint))
 

@@ -190,7 +190,10 @@ class Gateway:
             exchange.hand_over(self.handle(request, facts))
             return
         try:
-            passage = Passage(self, exchange, facts, self._take(facts))
+            bucket = self._buckets.take("routes", facts.client_address, facts.now)
+            if not bucket.allowed:
+                raise rate_limited(bucket)
+            passage = Passage(self, exchange, facts, bucket)
             verdict = self.access.begin(facts, request.known)
             if type(verdict) is Unproven:
                 request._state["route"] = verdict.route.name
@@ -229,14 +232,10 @@ class Gateway:
         else:
             passage.forward()
 
-    def _take(self, facts: RequestFacts) -> Bucket:
+    def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
         bucket = self._buckets.take("routes", facts.client_address, facts.now)
         if not bucket.allowed:
             raise rate_limited(bucket)
-        return bucket
-
-    def _admit(self, request: web.BaseRequest, facts: RequestFacts) -> tuple[Bucket, Grant | Refuse | MissingKeys]:
-        bucket = self._take(facts)
         _check_expectation(facts)
         verdict = self.access.decide(facts)
         if verdict.route is not None:

@@ -89,17 +89,15 @@ class Forwarder:
     def say(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> tuple[list[bytes], Span | None]:
         """The header lines that the guard sets, and the span that began with them, where spans are exported."""
         lines, span = self.trace(grant.route, facts, carried=bool(inbound.trace))
-        return [self.vouch(grant, facts, inbound), lines], span
+        return [self.vouch(grant, facts, inbound), popp_line(grant.popp), lines], span
 
     def vouch(self, grant: Grant, facts: RequestFacts, inbound: Inbound) -> bytes:
-        """The header lines about who asks, and from where."""
+        """The header lines about who asks, and from where; without the PoPP token's."""
         said: list[bytes] = []
         if grant.holder is not None:
             said.append(grant.holder.user_info)
             if grant.route.rule.client_data:
                 said.append(grant.holder.client_data)
-        if grant.popp is not None:
-            said.append(popp_line(grant.popp))
         said.append(forwarded_line(inbound.forwarded, facts, inbound.host))
         return b"".join(said)
 

@@ -305,8 +305,10 @@ def client_data_line(token: AccessToken) -> bytes:
     return b"ZETA-Client-Data: %b\r\n" % zeta_value(content)
 
 
-def popp_line(token: PoppToken) -> bytes:
-    """``ZETA-PoPP-Token-Content``: the verified claims of the PoPP token, all of them."""
+def popp_line(token: PoppToken | None) -> bytes:
+    """``ZETA-PoPP-Token-Content``: the verified claims of the PoPP token, all of them; nothing without a token."""
+    if token is None:
+        return b""
     return b"ZETA-PoPP-Token-Content: %b\r\n" % zeta_value(dict(token.claims))
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from zeta_guard.errors import ZetaError
 from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
-from zeta_guard.gateway.headers import sort_plain_request
+from zeta_guard.gateway.headers import popp_line, sort_plain_request
 from zeta_guard.gateway.response import answer_head, whole_answer
 from zeta_guard.http.plain_request import remember_head
 from zeta_guard.jose.dpop import prove
@@ -160,9 +160,9 @@ class Passage:
         host = None if backend.preserve_host else connection.authority
         known = request.known
         prepared_for = (gateway, grant.holder, facts.client_address, facts.peer_trusted, facts.scheme, host)
-        if known is not None and known.prepared_for == prepared_for and grant.popp is None:
+        if known is not None and known.prepared_for == prepared_for:
             trace, self._span = gateway.forwarder.trace(grant.route, facts, carried=False)
-            head = b"%b%b\r\n" % (known.prepared, trace)
+            head = b"%b%b%b\r\n" % (known.prepared, popp_line(grant.popp), trace)
         else:
             inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
             if inbound.stripped:
@@ -170,8 +170,8 @@ class Passage:
             vouched = gateway.forwarder.vouch(grant, facts, inbound)
             trace, self._span = gateway.forwarder.trace(grant.route, facts, carried=bool(inbound.trace))
             framing = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
-            head = request_head(facts, inbound, (vouched, trace), framing, host=host)
-            if known is not None and grant.popp is None and not inbound.trace and not inbound.stripped:
+            head = request_head(facts, inbound, (vouched, popp_line(grant.popp), trace), framing, host=host)
+            if known is not None and not inbound.trace and not inbound.stripped:
                 known.prepared = request_head(facts, inbound, (vouched,), b"", host=host)[:-2]
                 known.prepared_for = prepared_for
         self._connection = connection
@@ -183,47 +183,47 @@ class Passage:
 
     def _heard(self) -> None:
         """The backend has answered, or failed to."""
+        exchange = self.exchange
         try:
-            self._answer()
-        except Exception as error:  # noqa: BLE001 - called by the backend's connection, which would take it for its own
-            self.exchange.fail(error)
-
-    def _answer(self) -> None:
-        connection, exchange = self._connection, self.exchange
-        assert connection is not None
-        connection.observer = None
-        response = connection.response
-        if self._streaming and response is not None:
-            self._stream(connection, response)
-            return
-        if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
-            exchange.hand_over(
-                self._gateway.forwarder.answer_late(
-                    exchange.request, self.facts, self.grant, self.bucket, connection, self._sent_at, self._span
+            connection = self._connection
+            assert connection is not None
+            connection.observer = None
+            response = connection.response
+            if self._streaming and response is not None:
+                self._stream(connection, response)
+                return
+            if response is None or response.length is None or response.status == 101 or response.outgoing.blames_proxy:
+                exchange.hand_over(
+                    self._gateway.forwarder.answer_late(
+                        exchange.request, self.facts, self.grant, self.bucket, connection, self._sent_at, self._span
+                    )
                 )
-            )
-            return
-        gateway, backend = self._gateway, self.backend
-        piece = connection.take()
-        if not connection.complete:
-            self._streaming = True
-            backend.metrics.observe_upstream(monotonic() - self._sent_at)
-            self._keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+                return
+            gateway, backend = self._gateway, self.backend
+            piece = connection.take()
+            if not connection.complete:
+                self._streaming = True
+                backend.metrics.observe_upstream(monotonic() - self._sent_at)
+                self._keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+                exchange.write(
+                    answer_head(response, gateway.forwarder.rate_lines(self.bucket), keep_alive=self._keep_alive)
+                )
+                if piece:
+                    exchange.write(piece)
+                self._wait_for_more(connection, response)
+                return
+            keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
+            # The client first; what is noted down follows within the same turn of the event loop.
             exchange.write(
-                answer_head(response, gateway.forwarder.rate_lines(self.bucket), keep_alive=self._keep_alive)
+                whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive)
             )
-            if piece:
-                exchange.write(piece)
-            self._wait_for_more(connection, response)
-            return
-        keep_alive = gateway.forwarder.keeps_alive and exchange.request.keep_alive
-        # The client first; what is noted down follows within the same turn of the event loop.
-        exchange.write(whole_answer(response, piece, gateway.forwarder.rate_lines(self.bucket), keep_alive=keep_alive))
-        exchange.on_gone = None
-        if self._span is not None:
-            self._span.end()
-        backend.metrics.observe_answer(response.status, connection.finish_at() - self._sent_at)
-        exchange.answered(response.status, keep_alive=keep_alive)
+            exchange.on_gone = None
+            if self._span is not None:
+                self._span.end()
+            backend.metrics.observe_answer(response.status, connection.finish_at() - self._sent_at)
+            exchange.answered(response.status, keep_alive=keep_alive)
+        except Exception as error:  # noqa: BLE001 - called by the backend's connection, which would take it for its own
+            exchange.fail(error)
 
     def _stream(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         """More of the body has come, or will not come."""

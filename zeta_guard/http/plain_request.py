@@ -4,8 +4,8 @@ Almost every request is one. What is not (pieces, chunked bodies, upgrades, expe
 here but left to aiohttp's parser, which also words every refusal. Whatever is read here, that parser reads in the same way: a
 test compares the two.
 
-Most requests came before, too, but for their proof. Such a head is not read again, and what else was found out about the rest
-of it is found with it (:class:`KnownHead`).
+Most requests came before, too, but for their proof and their PoPP token. Such a head is not read again, and what else was
+found out about the rest of it is found with it (:class:`KnownHead`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _CONNECTION: Final = 4
 _TYPE: Final = 8
 _AUTHORIZATION: Final = 16
 _PROOF: Final = 2048
-_PRIVATE: Final = 4096 | 8192 | 16_384
-"""Secrets beside the access token and its proof."""
+_POPP: Final = 4096
+_PRIVATE: Final = 8192 | 16_384
+"""Secrets that are nobody's business here."""
 _OTHER: Final = 1 << 30
 """Left to the parser."""
 _MARKS: Final = {
@@ -64,13 +65,13 @@ _MARKS: Final = {
     b"server": 1024,
     # Twice is an error that others word, or so rare that the parser may have it.
     b"dpop": _PROOF,
-    b"popp": 4096,
+    b"popp": _POPP,
     b"cookie": 8192,
     b"proxy-authorization": 16_384,
 }
 
 # Lines that clients repeat are remembered; secrets are not among them.
-_SECRET: Final = _AUTHORIZATION | _PROOF | _PRIVATE
+_SECRET: Final = _AUTHORIZATION | _PROOF | _POPP | _PRIVATE
 _MOST_LINES: Final = 4096
 _LONGEST_LINE: Final = 128
 
@@ -110,15 +111,16 @@ _LONGEST_TOKEN: Final = 2048
 _tokens: Recent[bytes, Line] = Recent(1024)
 
 
-# The line of the proof as clients spell it; the value is what differs between two requests.
+# The lines of the proof and of the PoPP token as clients spell them; their values are what differs between two requests.
 _PROOFS: Final = (b"\r\ndpop: ", b"\r\nDPoP: ")
-_PROOF_AT: Final = len(_PROOFS[0])
-_PROOF_BYTES: Final = b"-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_POPPS: Final = (b"\r\npopp: ", b"\r\nPoPP: ")
+_VALUE_AT: Final = 8
+_JWS_BYTES: Final = b"-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _LONGEST_REST: Final = 2048
 
 
 class KnownHead:
-    """A head without body that came with a proof that held, but for that proof.
+    """A head without body that came with a proof that held, but for that proof and the PoPP token, if there was one.
 
     The last places are for what follows from the head, and belong to whoever finds it out: ``facts`` (true for ``facts_of``),
     ``standing`` and ``conclusion`` (of its access token), ``prepared`` (the head for the backend, right for ``prepared_for``).
@@ -133,21 +135,24 @@ class KnownHead:
         "limits",
         "lines",
         "method",
-        "place",
+        "popp_place",
         "prepared",
         "prepared_for",
+        "proof_place",
         "standing",
         "target",
     )
 
-    def __init__(self, request: PlainRequest, place: int, limits: Limits) -> None:
+    def __init__(self, request: PlainRequest, proof_place: int, popp_place: int, limits: Limits) -> None:
         self.method: Final = request.method
         self.target: Final = request.raw_path
         self.keep_alive: Final = request.keep_alive
         self.lines: Final = request.lines
         self.fields: Final = [line.field for line in request.lines]
-        self.place: Final = place
+        self.proof_place: Final = proof_place
         """Which line the proof is."""
+        self.popp_place: Final = popp_place
+        """Which line the PoPP token is, -1 without one."""
         self.limits: Final = limits
         """It fits into these."""
         self.facts: tuple[Any, ...] = ()
@@ -159,6 +164,19 @@ class KnownHead:
 
 
 _known: Final[Recent[bytes, KnownHead]] = Recent(1024)
+
+
+class _Custom:
+    """What clients of this process do."""
+
+    __slots__ = ("popp",)
+
+    def __init__(self) -> None:
+        self.popp = False
+        """They show PoPP tokens: worth looking for in every head."""
+
+
+_custom: Final = _Custom()
 
 
 class PlainHead(NamedTuple):
@@ -173,9 +191,10 @@ class PlainHead(NamedTuple):
     """None: the request has none (and did not announce one)."""
     keep_alive: bool
     rest: bytes = b""
-    """The head without its proof, where it may be remembered (:func:`remember_head`)."""
+    """The head without its proof and PoPP token, where it may be remembered (:func:`remember_head`)."""
     known: KnownHead | None = None
     proof: bytes = b""
+    popp: bytes = b""
 
 
 def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
@@ -184,18 +203,32 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     # Most have no body; looking for the end of a head costs more than reading it.
     if data.endswith(_END):
         end = len(data) - 4
-        begin = data.find(_PROOFS[0]) + _PROOF_AT
-        if begin < _PROOF_AT:
-            begin = data.find(_PROOFS[1]) + _PROOF_AT
-        if begin >= _PROOF_AT:
+        begin = data.find(_PROOFS[0]) + _VALUE_AT
+        if begin < _VALUE_AT:
+            begin = data.find(_PROOFS[1]) + _VALUE_AT
+        if begin >= _VALUE_AT:
             stop = data.find(b"\r\n", begin)
             # The first such line is cut out, so that what is left says where it stood.
             rest = data[:begin] + data[stop:]
+            popp = b""
+            if _custom.popp:
+                place = rest.find(_POPPS[0]) + _VALUE_AT
+                if place < _VALUE_AT:
+                    place = rest.find(_POPPS[1]) + _VALUE_AT
+                if place >= _VALUE_AT:
+                    after = rest.find(b"\r\n", place)
+                    popp = rest[place:after]
+                    rest = rest[:place] + rest[after:]
             before = _known.young.get(rest) or _known.get(rest)
             if before is not None and before.limits is limits and end < limits.request_header - len(before.lines):
                 proof = data[begin:stop]
-                if proof and not proof.translate(None, _PROOF_BYTES):
-                    return _repeated(before, proof)
+                # An empty value is no cut one.
+                if (
+                    proof
+                    and (popp == b"") is (before.popp_place < 0)
+                    and not (proof + popp).translate(None, _JWS_BYTES)
+                ):
+                    return _repeated(before, proof, popp)
     else:
         end = data.find(_END)
         if end <= 0:
@@ -248,29 +281,39 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     headers = CIMultiDictProxy(CIMultiDict(fields))
     if body is not None or seen & _PRIVATE:
         rest = b""
-    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive, rest, None, b""))
+    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive, rest, None, b"", b""))
 
 
-def _repeated(before: KnownHead, proof: bytes) -> PlainHead:
+def _repeated(before: KnownHead, proof: bytes, popp: bytes) -> PlainHead:
     fields = before.fields.copy()
-    fields[before.place] = (fields[before.place][0], proof.decode("ascii"))
+    place = before.proof_place
+    fields[place] = (fields[place][0], proof.decode("ascii"))
+    if popp:
+        place = before.popp_place
+        fields[place] = (fields[place][0], popp.decode("ascii"))
     headers = CIMultiDictProxy(CIMultiDict(fields))
     return _new(
         PlainHead,
-        (before.method, before.target, headers, before.lines, None, before.keep_alive, b"", before, proof),
+        (before.method, before.target, headers, before.lines, None, before.keep_alive, b"", before, proof, popp),
     )
 
 
 def remember_head(request: PlainRequest, limits: Limits) -> None:
-    """The next request that differs from ``request`` in its proof only is found, not read.
+    """The next request that differs from ``request`` in its proof and PoPP token only is found, not read.
 
-    Only for requests whose proof held: nobody else can fill the memory. A head with other secrets than the access token (a
-    PoPP token, cookies) has no ``rest``.
+    Only for requests whose proof held: nobody else can fill the memory. A head with other secrets than the access token
+    (cookies) has no ``rest``.
     """
-    if 0 < len(request.rest) <= _LONGEST_REST:
-        for place, line in enumerate(request.lines):
-            if line.mark is _PROOF:
-                _known.put(request.rest, KnownHead(request, place, limits))
+    rest = request.rest
+    if not 0 < len(rest) <= _LONGEST_REST:
+        return
+    marks = [line.mark for line in request.lines]
+    popp_place = marks.index(_POPP) if _POPP in marks else -1
+    if popp_place >= 0 and not any(name + b"\r\n" in rest for name in _POPPS):
+        # From now on it is looked for and cut out. It is somebody's health, and never kept.
+        _custom.popp = True
+    elif _PROOF in marks:
+        _known.put(rest, KnownHead(request, marks.index(_PROOF), popp_place, limits))
 
 
 def _read_line(text: bytes) -> Line | None:
@@ -333,6 +376,7 @@ class PlainRequest(web.BaseRequest):
             self.rest,
             self.known,
             self._proof,
+            self._popp,
         ) = head
         self.remote = remote
         self.secure = secure
@@ -353,8 +397,9 @@ class PlainRequest(web.BaseRequest):
             known = self.known
             assert known is not None
             lines = self._lines = self._lines.copy()
-            earlier = lines[known.place]
-            lines[known.place] = Line(earlier.pair[0], self._proof, earlier.name)
+            for place, value in ((known.proof_place, self._proof), (known.popp_place, self._popp)):
+                if value:
+                    lines[place] = Line(lines[place].pair[0], value, lines[place].name)
             self._proof = b""
         return self._lines
 

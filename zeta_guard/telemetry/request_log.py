@@ -57,17 +57,21 @@ class RequestLog:
         end = self._routes.get(route)
         if end is None:
             end = self._routes[route] = self._end(route)
-        moment = self._moment(now)
-        ms = seconds * 1000
+        text, second = self._second
+        fraction = now - second
+        if not 0 <= fraction < 1:
+            moment = self._moment(now)
+        else:
+            moment = f"{text}.{int(fraction * 1000):03}Z"
         if self._text:
             line = (
                 f"time={moment} level=info event=request request_id={request_id} door={door} "
-                f"method={method} status={status} ms={ms:.3f}{end}"
+                f"method={method} status={status} ms={seconds * 1000:.3f}{end}"
             )
         else:
             line = (
                 f'{{"time":"{moment}","level":"info","event":"request","request_id":"{request_id}","door":"{door}",'
-                f'"method":"{method}","status":{status},"ms":{ms:.3f}{end}'
+                f'"method":"{method}","status":{status},"ms":{seconds * 1000:.3f}{end}'
             )
         self._queue(line.encode())
 
