@@ -265,6 +265,16 @@ async def test_a_damaged_state_file_is_an_error_not_a_fresh_start(
                 pass
 
 
+@pytest.mark.parametrize(("place", "fault"), [(".", "a readable file"), ("absent/kept.json", "cannot be written")])
+async def test_a_state_file_that_cannot_be_used_is_an_error_at_start(
+    run_policy: Any3, release: Release, variant: Any3, tmp_path: Path, place: str, fault: str
+) -> None:
+    release.publish(variant())
+    with pytest.raises(ConfigurationError, match=fault):
+        async with run_policy({"token": {**release.section, "state_file": str(tmp_path / place)}}):
+            pass
+
+
 async def test_a_bundle_without_order_needs_its_digest_pinned(run_policy: Any3, release: Release, variant: Any3) -> None:  # fmt: skip
     bundle = variant(order=None)
     release.publish(bundle)

@@ -16,7 +16,7 @@ from zeta_guard.simulators.redis_process import RedisProcess
 from zeta_guard.store import open_store
 from zeta_guard.store.contract import Block, Claim, ClaimStatus, Client, Session, Store
 from zeta_guard.store.redis import RedisStore
-from zeta_guard.store.redis_connection import RedisConnection
+from zeta_guard.store.redis_connection import ConnectionLost, RedisConnection, pack
 from zeta_guard.store.redis_link import RedisLink
 
 pytestmark = pytest.mark.redis
@@ -166,6 +166,16 @@ async def test_store_that_is_closed_while_it_reconnects_refuses_at_once(
         await store.close()
         assert await refused(store, "p")
     server.resume()
+
+
+async def test_nothing_is_sent_over_a_connection_that_has_ended(start_redis: StartRedis, open_redis: Opener) -> None:
+    store = await open_redis(RedisStoreConfig(url=start_redis().url))
+    assert isinstance(store, RedisStore)
+    connection = store._link.current
+    assert connection is not None
+    connection.abort()
+    with pytest.raises(ConnectionLost):
+        connection.send(pack(("PING",)))
 
 
 async def test_store_that_was_not_started_refuses_at_once(start_redis: StartRedis, guard_secrets: Secrets) -> None:
