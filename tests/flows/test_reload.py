@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from zeta_guard.authorization_server.key_folder import rotate
 from zeta_guard.cli.demo_story.configuration import OPEN_ROUTE, POPP_ROUTE
 from zeta_guard.errors import ConfigurationError, ConfigurationErrors
+from zeta_guard.http import plain_request
 
 
 async def readiness(world: Any) -> tuple[bool, dict[str, Any]]:
@@ -176,3 +179,20 @@ async def test_a_folder_of_pkcs12_keys_is_taken_by_a_reload_and_signs(world: Any
     (folder / "signing-password").write_text("wrong horse\n")
     with pytest.raises(ConfigurationError, match="another password"):
         await world.reload()
+
+
+async def test_an_ended_generation_is_freed_though_its_requests_are_remembered(world: Any) -> None:
+    async with world.client() as client:
+        await client.login()
+        for _ in range(4):
+            assert (await client.send("GET", OPEN_ROUTE)).status == 200
+        assert any(head.standing is not None for head in plain_request._known.young.values())
+        ended = weakref.ref(world.guard._generation.gateway)
+        await world.reload()
+        for _ in range(40):
+            gc.collect()
+            if ended() is None:
+                break
+            await asyncio.sleep(0.1)
+        assert ended() is None
+        assert (await client.send("GET", OPEN_ROUTE)).status == 200

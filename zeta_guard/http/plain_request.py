@@ -316,6 +316,11 @@ def remember_head(request: PlainRequest, limits: Limits) -> None:
         _known.put(rest, KnownHead(request, marks.index(_PROOF), popp_place, limits))
 
 
+def forget_heads() -> None:
+    """Forget all heads, and with them the configuration for which something was found out about them."""
+    _known.clear()
+
+
 def _read_line(text: bytes) -> Line | None:
     name, colon, value = text.partition(b":")
     known = _names.get(name)
