@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -288,6 +289,9 @@ class RedisReplayStore:
             started_at = float(moment)
         except ValueError:
             raise no_answer() from None
+        if not math.isfinite(started_at):
+            # Nothing would be dated before it.
+            raise no_answer()
         first = not self._epoch_value
         if not first:
             await self._write_back(connection, self._clock())
