@@ -250,7 +250,10 @@ async def test_a_block_that_stands_counts_more_than_the_same_that_was_given_back
     assert list(await replica.store.blocks(now=clock.now)) == [newer]
 
 
-@pytest.mark.parametrize("value", ["garbage", "\\xff|\\xfe|\\xff", "||", "e|when|RUN_ID", "e|nan|RUN_ID", "e|inf|RUN_ID", "RUN_ID", "|RUN_ID"])
+@pytest.mark.parametrize(
+    "value",
+    ["garbage", "\\xff|\\xfe|\\xff", "||", "e|when|RUN_ID", "e|nan|RUN_ID", "e|inf|RUN_ID", "RUN_ID", "|RUN_ID"],
+)
 async def test_an_epoch_that_the_guard_did_not_write_lets_no_old_proof_in(
     start_redis: StartRedis, open_replica: OpenReplica, value: str
 ) -> None:

@@ -45,9 +45,9 @@ from zeta_guard.http.limits import (
     read_body,
 )
 from zeta_guard.http.written import Unkept, answer_unkept
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Pseudonymizer, Secrets
 from zeta_guard.policy.contract import PolicyEngine
+from zeta_guard.recent import Recent
 from zeta_guard.store.contract import Store
 from zeta_guard.telemetry.audit import Audit
 from zeta_guard.telemetry.logging import log_event

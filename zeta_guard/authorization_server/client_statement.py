@@ -17,8 +17,8 @@ from zeta_guard.authorization_server.nonce import Nonce
 from zeta_guard.errors import JsonValue
 from zeta_guard.jose.claims import integer, member, text
 from zeta_guard.jose.encoding import b64url_decode, b64url_encode
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
+from zeta_guard.recent import Recent
 
 SLOT: Final = Slot("client statement", "invalid_client", 400)
 

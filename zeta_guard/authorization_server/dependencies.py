@@ -16,9 +16,9 @@ from zeta_guard.authorization_server.signing_keys import SigningKeys
 from zeta_guard.config.guard import GuardConfig
 from zeta_guard.errors import ZetaError
 from zeta_guard.http.facts import IPAddress, RequestFacts
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Pseudonymizer
 from zeta_guard.policy.contract import PolicyEngine
+from zeta_guard.recent import Recent
 from zeta_guard.store.contract import Store
 from zeta_guard.telemetry.audit import Audit
 from zeta_guard.telemetry.security_events import SecurityEvents

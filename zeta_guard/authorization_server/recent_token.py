@@ -11,7 +11,7 @@ from collections.abc import Container
 from typing import Final
 
 from zeta_guard.authorization_server.own_token import OwnToken
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 
 _TOKENS: Final = 8192
 """Half a kibibyte each."""

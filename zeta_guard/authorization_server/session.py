@@ -12,8 +12,8 @@ import orjson
 from zeta_guard.authorization_server.audience import Target
 from zeta_guard.authorization_server.client_statement import ClientStatement
 from zeta_guard.errors import ZetaError, unavailable
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.sealing import Sealer, SealingError, Secrets
+from zeta_guard.recent import Recent
 from zeta_guard.store.contract import Session
 
 _VERSION: Final = 2

@@ -21,8 +21,8 @@ from zeta_guard.http.address import parse_address
 from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.http.plain_request import KnownHead
 from zeta_guard.jose.dpop import PROOF_KIND, DpopProof, UnprovenProof, check_dpop_proof, proof_life, prove
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.token_hash import TokenHash, token_hash
+from zeta_guard.recent import Recent
 from zeta_guard.store.claim_key import begin_key, end_key
 from zeta_guard.store.contract import Claim, block_subject
 from zeta_guard.tokens.access_token import ACR_ORDER, AccessToken

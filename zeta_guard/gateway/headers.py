@@ -21,7 +21,7 @@ from zeta_guard.http.facts import IPAddress, RequestFacts
 from zeta_guard.http.header import RESERVED_PREFIX, fold
 from zeta_guard.http.plain_request import PlainRequest
 from zeta_guard.http.refusal import API_VERSION, API_VERSION_HEADER
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 from zeta_guard.tokens.access_token import AccessToken
 
 RawHeaders = Sequence[tuple[bytes, bytes]]

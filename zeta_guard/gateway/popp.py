@@ -20,8 +20,8 @@ from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.gateway.quarter import earliest_issue
 from zeta_guard.jose import claims as claim
 from zeta_guard.jose.jws import parse_jws, verify_es256
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
+from zeta_guard.recent import Recent
 from zeta_guard.tokens.access_token import AccessToken
 from zeta_guard.tokens.verifier import MissingKey
 

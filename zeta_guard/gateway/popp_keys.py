@@ -23,7 +23,7 @@ from zeta_guard.gateway.popp_federation import (
     read_entity_statement,
     read_signed_key_set,
 )
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 from zeta_guard.telemetry.logging import log_event
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import orjson
 from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.gateway.access import Grant
 from zeta_guard.http.facts import RequestFacts
-from zeta_guard.jose.recent import Recent
 from zeta_guard.policy.contract import Decision, PolicyEngine
 from zeta_guard.policy.document import request_document
+from zeta_guard.recent import Recent
 
 LONGEST_CACHE: Final = 60
 """Seconds after which a decision is asked for again, whatever the policy allows."""

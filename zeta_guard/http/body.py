@@ -12,9 +12,9 @@ from aiohttp import ClientPayloadError, web
 
 from zeta_guard.errors import JsonValue, ZetaError
 from zeta_guard.http.plain_request import PlainRequest
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import loads_object
+from zeta_guard.recent import Recent
 
 MOST_FIELDS = 64
 

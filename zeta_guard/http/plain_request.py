@@ -18,7 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from zeta_guard.http.plain_lines import FIELD_BYTES, FIELD_NAME, MOST_DIGITS, split_lines
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 
 if TYPE_CHECKING:
     import asyncio

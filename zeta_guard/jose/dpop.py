@@ -19,10 +19,10 @@ from zeta_guard.jose.es256 import ES256, MalformedSignature, der_signature
 from zeta_guard.jose.htu import same_url, shown
 from zeta_guard.jose.jwk import PublicJwk, parse_public_jwk
 from zeta_guard.jose.jws import check_header, split_jws
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import parse_object
 from zeta_guard.jose.token_hash import TokenHash, token_hash
+from zeta_guard.recent import Recent
 
 MAX_PROOF_BYTES: Final = 8192
 """Longest proof."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 
 # Scheme, authority without userinfo, path; query and fragment are cut off.
 _URL: Final = re.compile(

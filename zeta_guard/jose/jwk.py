@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from zeta_guard.jose.encoding import b64url_decode, b64url_encode
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
+from zeta_guard.recent import Recent
 
 _P256: Final = ec.SECP256R1()
 _KNOWN_KEYS: Final = 4096

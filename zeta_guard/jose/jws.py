@@ -13,9 +13,9 @@ from zeta_guard.errors import JsonValue
 from zeta_guard.jose.encoding import b64url_decode, b64url_encode
 from zeta_guard.jose.es256 import CARD_CURVES, P256_ONLY, MalformedSignature, order_of, sign_raw, verify_raw
 from zeta_guard.jose.jwk import thumbprint
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import loads_object
+from zeta_guard.recent import Recent
 
 __all__ = [
     "CARD_CURVES",

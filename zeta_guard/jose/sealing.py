@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from zeta_guard.errors import ConfigurationError, GuardError
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 
 SECRET_BYTES: Final = 32
 _VERSION: Final = b"\x01"

@@ -14,10 +14,10 @@ from typing import Final
 import orjson
 
 from zeta_guard.errors import JsonValue
-from zeta_guard.jose.recent import Recent
 from zeta_guard.policy.bundle import Bundle
 from zeta_guard.policy.contract import Decision
 from zeta_guard.policy.input_reads import read_members
+from zeta_guard.recent import Recent
 
 _SECTION: Final = "client_registration_data"
 _MOMENT: Final = "attestation_timestamp"

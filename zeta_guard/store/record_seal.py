@@ -14,7 +14,7 @@ import orjson
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 from zeta_guard.store.contract import Client, ClientState, Session
 from zeta_guard.store.session_record import SessionRecord
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from zeta_guard.errors import GuardError, JsonValue, ZetaError, unavailable
 from zeta_guard.jose.jwk import parse_public_jwk
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.strict_json import parse_object
+from zeta_guard.recent import Recent
 from zeta_guard.telemetry.logging import log_event
 
 if TYPE_CHECKING:

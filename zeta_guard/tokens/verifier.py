@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from zeta_guard.errors import JsonValue
 from zeta_guard.jose import claims as claim
 from zeta_guard.jose.jws import parse_jws, verify_es256
-from zeta_guard.jose.recent import Recent
 from zeta_guard.jose.slot import Slot
 from zeta_guard.jose.token_hash import token_hash
+from zeta_guard.recent import Recent
 from zeta_guard.tokens.access_token import AccessToken
 from zeta_guard.tokens.key_sets import KeySet
 

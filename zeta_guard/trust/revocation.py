@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from zeta_guard.config.trust import Ocsp
 from zeta_guard.errors import GuardError
 from zeta_guard.http.outbound import Outbound, OutboundError
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 from zeta_guard.telemetry.logging import log_event
 from zeta_guard.trust.anchors import CaService, TrustAnchors
 from zeta_guard.trust.contract import SmcbCertificate

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeta_guard.jose.recent import Recent
+from zeta_guard.recent import Recent
 
 
 def test_what_was_put_is_found_until_it_is_dropped() -> None:
