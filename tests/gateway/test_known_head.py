@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zeta_guard.config.limits import Limits
+from zeta_guard.gateway.access import Grant, Unproven
 from zeta_guard.http import plain_request
 from zeta_guard.http.plain_request import KnownHead, PlainRequest, read_plain_head
+from zeta_guard.jose.dpop import prove
 from zeta_guard.simulators.pki import DemoPki
 from zeta_guard.simulators.popp_service import PoppService
 from zeta_guard.simulators.popp_token import CareContext
@@ -62,12 +64,12 @@ class Caller:
         self.token = world.issuer.token(world.client, **claims)
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def get(self, path: str = "/vsd/x", **more: Any) -> Reply:
+    async def get(self, path: str = "/vsd/x", method: str = "GET", **more: Any) -> Reply:
         if self.streams is None:
             self.streams = await self.world.connect()
         reader, writer = self.streams
-        more.setdefault("proof", self.world.client.proof(self.token, "GET", path, iat=int(self.world.clock.now)))
-        writer.write(self.world.head(path, token=self.token, **more))
+        more.setdefault("proof", self.world.client.proof(self.token, method, path, iat=int(self.world.clock.now)))
+        writer.write(self.world.head(path, method, token=self.token, **more))
         return await self.world.reply(reader)
 
 
@@ -243,6 +245,68 @@ async def test_only_a_proof_that_held_is_worth_remembering(world: World) -> None
         assert (await caller.get(proof=thief.proof(caller.token))).status == 401
         assert (await caller.get(f"/elsewhere/{number}")).status == 404
     assert len(plain_request._known) == 0
+
+
+async def test_the_same_lines_serve_requests_to_different_places(
+    make_world: MakeWorld, backend: RawBackend, to: To, found: list[KnownHead | None]
+) -> None:
+    world = await make_world(
+        [
+            to(backend, methods=["GET", "DELETE"]),
+            to(backend, "/other", client_data=True, methods=["GET"]),
+            to(backend, "/strict", scopes=["popp"]),
+        ]
+    )
+    caller = Caller(world, scope="vsdservice")
+
+    async def send(method: str, path: str) -> int:
+        proof = world.client.proof(caller.token, method, path)
+        return (await caller.get(path, method=method, proof=proof)).status
+
+    for _ in range(3):
+        assert await send("GET", "/vsd/x") == 200
+    for _ in range(2):
+        for path in ("/vsd/x", "/other/y", "/vsd/z?a=b"):
+            proof = world.client.proof(caller.token, "GET", path.partition("?")[0])
+            assert (await caller.get(path, proof=proof)).status == 200
+            assert backend.heads[-1].startswith(b"GET %b HTTP/1.1\r\n" % path.encode())
+            assert (b"\r\nZETA-Client-Data: " in backend.heads[-1]) is path.startswith("/other")
+        assert await send("DELETE", "/vsd/x") == 200
+        assert backend.heads[-1].startswith(b"DELETE /vsd/x HTTP/1.1\r\n")
+        assert await send("DELETE", "/other/y") == 405
+        assert await send("GET", "/nowhere") == 404
+        assert await send("GET", "/strict/x") == 401
+        # A proof is good for its own method and target only.
+        proof = world.client.proof(caller.token, "GET", "/vsd/x")
+        assert (await caller.get("/other/y", proof=proof)).status == 401
+        assert (await caller.get("/vsd/x", method="DELETE", proof=proof)).status == 401
+    assert len({id(known) for known in found[3:]}) == 1
+
+
+async def test_a_grant_is_the_same_with_and_without_known_lines(world: World) -> None:
+    caller = Caller(world)
+    for _ in range(3):
+        assert (await caller.get()).status == 200
+    access, limits = world.gateway.access, world.config.limits
+    reader = world.dispatcher.generation.reader
+    protocol: Any = None
+    marks = set()
+    for remote in ("127.0.0.1", "127.0.0.1"):
+        for method, path in (("GET", "/vsd/x"), ("POST", "/vsd/x"), ("GET", "/vsd/y"), ("GET", "/vsd/y?z")) * 2:
+            proof = world.client.proof(caller.token, method, path.partition("?")[0])
+            head = read_plain_head(world.head(path, method, token=caller.token, proof=proof), limits)
+            assert head is not None
+            assert head.known is not None
+            request = PlainRequest(head, protocol, asyncio.get_running_loop(), remote=remote, secure=False)
+            facts = reader.read_plain(request, now=NOW, request_id="r")
+            assert facts == reader.read(request, now=NOW, request_id="r")
+            begun = access.begin(facts, head.known)
+            assert type(begun) is Unproven
+            grant = access.conclude(begun, prove(begun.proof), facts, head.known)
+            assert grant == access.decide(facts)
+            assert type(grant) is Grant
+            marks.add(grant.fingerprint)
+    assert len(marks) == 4
 
 
 async def test_a_request_with_a_body_is_read_each_time(world: World, found: list[KnownHead | None]) -> None:

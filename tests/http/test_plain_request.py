@@ -273,8 +273,19 @@ def test_a_known_head_is_found_and_told_apart(loop: asyncio.AbstractEventLoop) -
     assert known(GOOD.replace(b"d.e.f", b"g-h_i.j"))
     assert not known(GOOD.replace(b"d.e.f", b"g h"))
     assert not known(GOOD.replace(b"a.b.c", b"a.b.d"))
-    assert not known(GOOD.replace(b"/vsd/x", b"/vsd/y"))
-    assert not known(GOOD.replace(b"GET", b"HEAD"))
+    # The first line is read by itself.
+    assert known(GOOD.replace(b"/vsd/x", b"/vsd/y"))
+    assert known(GOOD.replace(b"GET", b"HEAD"))
+    for first in (
+        b"GET /vsd/ x HTTP/1.1",
+        b"GET /\x80 HTTP/1.1",
+        b"GET / HTTP/1.0",
+        b"get / HTTP/1.1",
+        b"GET /\n HTTP/1.1",
+    ):
+        assert read_plain_head(GOOD.replace(b"GET /vsd/x?y=1 HTTP/1.1", first), LIMITS) is None
+    long = GOOD.replace(b"/vsd/x", b"/" + b"x" * LIMITS.request_line)
+    assert read_plain_head(long, LIMITS) is None
     assert not known(GOOD, Limits())
     assert not known(GOOD[:-2] + b"Content-Length: 0\r\n\r\n")
     # The proof elsewhere in the head is another head.

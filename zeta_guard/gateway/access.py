@@ -106,8 +106,8 @@ Pseudonyms = Callable[[str], Sequence[str]]
 
 
 class _Standing(NamedTuple):
-    """What was found out about a head that comes again (:class:`KnownHead`): it holds from ``since`` until ``until``, as long
-    as the verifier hands out the same token."""
+    """What was found out about header lines that come again (:class:`KnownHead`): their token may use the route from ``since``
+    until ``until``, as long as the verifier hands out the same token."""
 
     check: AccessCheck
     route: Route
@@ -118,13 +118,15 @@ class _Standing(NamedTuple):
 
 
 class _Conclusion(NamedTuple):
-    """What followed from such a head with the proof of its token's key, for a client at this address.
+    """What followed from such lines with the proof of their token's key, for this request of a client at this address.
 
-    Equal objects are asked for, not equal values: whatever might have changed was made anew.
+    The same objects are asked for, not equal ones: whatever might have changed was made anew.
     """
 
     check: AccessCheck
     token: AccessToken
+    target: str
+    """Made with the method in one reading of the first line: the object stands for both."""
     address: IPAddress | None
     holder: Holder
     fingerprint: bytes
@@ -178,14 +180,19 @@ class AccessCheck:
         """
         route = None
         try:
-            if known is not None:
-                standing: _Standing | None = known.standing
-                if standing is not None and standing.check is self and standing.since <= facts.now < standing.until:
-                    _, route, presented, token, _, _ = standing
-                    if self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest) is token:
-                        return self._check_proof(route, presented, token, facts)
             route = self._table.select(facts.path)
             check_method(route, facts.method)
+            if known is not None:
+                standing: _Standing | None = known.standing
+                if (
+                    standing is not None
+                    and standing.check is self
+                    and standing.route is route
+                    and standing.since <= facts.now < standing.until
+                ):
+                    _, _, presented, token, _, _ = standing
+                    if self._verifier.verify(presented.text, now=facts.now, digest=presented.hash.digest) is token:
+                        return self._check_proof(route, presented, token, facts)
             if route.rule.public:
                 return Grant(route)
             return self._begin(route, facts, known)
@@ -211,6 +218,7 @@ class AccessCheck:
             before is None
             or before.check is not self
             or before.token is not token
+            or before.target is not facts.target
             or before.address is not facts.client_address
         ):
             holder = self._holder(token, facts.now)
@@ -219,10 +227,13 @@ class AccessCheck:
             check_acr(token, route)
             fingerprint = _fingerprint(facts, digest)
             key = begin_key(PROOF_KIND, proof.jkt)
-            before = _new(_Conclusion, (self, token, facts.client_address, holder, fingerprint, key))
+            before = _new(
+                _Conclusion,
+                (self, token, facts.target, facts.client_address, holder, fingerprint, key),
+            )
             if known is not None:
                 known.conclusion = before
-        _, _, _, holder, fingerprint, key = before
+        _, _, _, _, holder, fingerprint, key = before
         popp = None
         if route.rule.popp is not None:
             checked = self._popp.check(facts.headers.getall("PoPP", ()), route.rule.popp, token, now=facts.now)

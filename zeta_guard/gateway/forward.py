@@ -71,24 +71,21 @@ class _Body(NamedTuple):
     length: int | None
 
 
+def request_line(facts: RequestFacts) -> bytes:
+    """The first line for the backend: method and target as they came."""
+    return f"{facts.method} {facts.target} HTTP/1.1\r\n".encode("ascii")
+
+
+def request_lines(inbound: Inbound, said: Sequence[bytes], framing: bytes, *, host: bytes | None) -> bytes:
+    """The header lines for the backend: what passes of the client's, what the guard says. ``host`` None keeps the client's."""
+    return b"".join((b"Host: ", inbound.host if host is None else host, _END, inbound.lines, *said, framing))
+
+
 def request_head(
     facts: RequestFacts, inbound: Inbound, said: Sequence[bytes], framing: bytes, *, host: bytes | None
 ) -> bytes:
-    """The head for the backend: method and target as they came, what passes of the client's headers, what the guard says.
-
-    ``host`` None keeps the client's ``Host``.
-    """
-    return b"".join(
-        (
-            f"{facts.method} {facts.target} HTTP/1.1\r\nHost: ".encode("ascii"),
-            inbound.host if host is None else host,
-            _END,
-            inbound.lines,
-            *said,
-            framing,
-            _END,
-        )
-    )
+    """The head for the backend: :func:`request_line` and :func:`request_lines`."""
+    return b"%b%b\r\n" % (request_line(facts), request_lines(inbound, said, framing, host=host))
 
 
 async def forward(

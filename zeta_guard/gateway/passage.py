@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from aiohttp import web
 
 from zeta_guard.errors import ZetaError
-from zeta_guard.gateway.forward import IDEMPOTENT, request_head, too_large
+from zeta_guard.gateway.forward import IDEMPOTENT, request_head, request_line, request_lines, too_large
 from zeta_guard.gateway.headers import popp_line, sort_plain_request
 from zeta_guard.gateway.response import answer_head, whole_answer
 from zeta_guard.http.plain_request import remember_head
@@ -159,10 +159,18 @@ class Passage:
             return
         host = None if backend.preserve_host else connection.authority
         known = request.known
-        prepared_for = (gateway, grant.holder, facts.client_address, facts.peer_trusted, facts.scheme, host)
+        prepared_for = (
+            gateway,
+            grant.route,
+            grant.holder,
+            facts.client_address,
+            facts.peer_trusted,
+            facts.scheme,
+            host,
+        )
         if known is not None and known.prepared_for == prepared_for:
             trace, self._span = gateway.forwarder.trace(grant.route, facts, carried=False)
-            head = b"%b%b%b\r\n" % (known.prepared, popp_line(grant.popp), trace)
+            head = b"%b%b%b%b\r\n" % (request_line(facts), known.prepared, popp_line(grant.popp), trace)
         else:
             inbound = sort_plain_request(request, peer_trusted=facts.peer_trusted)
             if inbound.stripped:
@@ -172,7 +180,7 @@ class Passage:
             framing = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
             head = request_head(facts, inbound, (vouched, popp_line(grant.popp), trace), framing, host=host)
             if known is not None and not inbound.trace and not inbound.stripped:
-                known.prepared = request_head(facts, inbound, (vouched,), b"", host=host)[:-2]
+                known.prepared = request_lines(inbound, (vouched,), b"", host=host)
                 known.prepared_for = prepared_for
         self._connection = connection
         connection.begin(head_only=facts.method == "HEAD")

@@ -4,8 +4,8 @@ Almost every request is one. What is not (pieces, chunked bodies, upgrades, expe
 here but left to aiohttp's parser, which also words every refusal. Whatever is read here, that parser reads in the same way: a
 test compares the two.
 
-Most requests came before, too, but for their proof and their PoPP token. Such a head is not read again, and what else was
-found out about the rest of it is found with it (:class:`KnownHead`).
+Most clients send the same header lines again and again, but for their proof and their PoPP token. These are not read again, and
+what else was found out about them is found with them (:class:`KnownHead`).
 """
 
 from __future__ import annotations
@@ -120,10 +120,11 @@ _LONGEST_REST: Final = 2048
 
 
 class KnownHead:
-    """A head without body that came with a proof that held, but for that proof and the PoPP token, if there was one.
+    """The header lines of requests without body whose proofs held, but for the proof and the PoPP token, if there is one.
 
-    The last places are for what follows from the head, and belong to whoever finds it out: ``facts`` (true for ``facts_of``),
-    ``standing`` and ``conclusion`` (of its access token), ``prepared`` (the head for the backend, right for ``prepared_for``).
+    The last places are for what follows from them, and belong to whoever finds it out. Each says for what it holds, since
+    the requests differ in their first line and come from anywhere: ``facts`` (true for ``facts_of``), ``standing`` and
+    ``conclusion`` (of the access token), ``prepared`` (the lines for the backend, right for ``prepared_for``).
     """
 
     __slots__ = (
@@ -131,6 +132,7 @@ class KnownHead:
         "facts",
         "facts_of",
         "fields",
+        "first",
         "keep_alive",
         "limits",
         "lines",
@@ -144,8 +146,10 @@ class KnownHead:
     )
 
     def __init__(self, request: PlainRequest, proof_place: int, popp_place: int, limits: Limits) -> None:
-        self.method: Final = request.method
-        self.target: Final = request.raw_path
+        self.first = b""
+        """The first line that came last, and what it says."""
+        self.method = ""
+        self.target = ""
         self.keep_alive: Final = request.keep_alive
         self.lines: Final = request.lines
         self.fields: Final = [line.field for line in request.lines]
@@ -191,7 +195,7 @@ class PlainHead(NamedTuple):
     """None: the request has none (and did not announce one)."""
     keep_alive: bool
     rest: bytes = b""
-    """The head without its proof and PoPP token, where it may be remembered (:func:`remember_head`)."""
+    """The header lines without proof and PoPP token, where they may be remembered (:func:`remember_head`)."""
     known: KnownHead | None = None
     proof: bytes = b""
     popp: bytes = b""
@@ -208,8 +212,9 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
             begin = data.find(_PROOFS[1]) + _VALUE_AT
         if begin >= _VALUE_AT:
             stop = data.find(b"\r\n", begin)
+            line_end = data.find(b"\r\n")
             # The first such line is cut out, so that what is left says where it stood.
-            rest = data[:begin] + data[stop:]
+            rest = data[line_end:begin] + data[stop:]
             popp = b""
             if _custom.popp:
                 place = rest.find(_POPPS[0]) + _VALUE_AT
@@ -228,6 +233,12 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
                     and (popp == b"") is (before.popp_place < 0)
                     and not (proof + popp).translate(None, _JWS_BYTES)
                 ):
+                    if data[:line_end] != before.first:
+                        first = _read_first(data[:line_end], limits)
+                        if first is None:
+                            return None
+                        before.first = data[:line_end]
+                        before.method, before.target = first
                     return _repeated(before, proof, popp)
     else:
         end = data.find(_END)
@@ -237,13 +248,8 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     # As the head is measured elsewhere, a blank behind each colon.
     if lines is None or end + len(lines) - 1 > limits.request_header:
         return None
-    first = lines[0]
-    words = first.split(b" ")
-    if len(words) != 3 or words[2] != b"HTTP/1.1" or len(first) >= limits.request_line - 32:
-        return None
-    method = _METHODS.get(words[0])
-    target = words[1]
-    if method is None or target[:1] != b"/" or target.translate(None, _VISIBLE):
+    first = _read_first(lines[0], limits)
+    if first is None:
         return None
     seen = 0
     body: bytes | None = None
@@ -281,7 +287,19 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     headers = CIMultiDictProxy(CIMultiDict(fields))
     if body is not None or seen & _PRIVATE:
         rest = b""
-    return _new(PlainHead, (method, target.decode("ascii"), headers, read, body, keep_alive, rest, None, b"", b""))
+    return _new(PlainHead, (*first, headers, read, body, keep_alive, rest, None, b"", b""))
+
+
+def _read_first(line: bytes, limits: Limits) -> tuple[str, str] | None:
+    """Method and target."""
+    words = line.split(b" ")
+    if len(words) != 3 or words[2] != b"HTTP/1.1" or len(line) >= limits.request_line - 32:
+        return None
+    method = _METHODS.get(words[0])
+    target = words[1]
+    if method is None or target[:1] != b"/" or target.translate(None, _VISIBLE):
+        return None
+    return method, target.decode("ascii")
 
 
 def _repeated(before: KnownHead, proof: bytes, popp: bytes) -> PlainHead:
@@ -299,10 +317,10 @@ def _repeated(before: KnownHead, proof: bytes, popp: bytes) -> PlainHead:
 
 
 def remember_head(request: PlainRequest, limits: Limits) -> None:
-    """The next request that differs from ``request`` in its proof and PoPP token only is found, not read.
+    """The header lines of the next request that differ from these in proof and PoPP token only are found, not read.
 
-    Only for requests whose proof held: nobody else can fill the memory. A head with other secrets than the access token
-    (cookies) has no ``rest``.
+    Only for requests whose proof held: nobody else can fill the memory. Lines with other secrets than the access token
+    (cookies) have no ``rest``.
     """
     rest = request.rest
     if not 0 < len(rest) <= _LONGEST_REST:

@@ -78,11 +78,11 @@ class FactsReader:
         )
 
     def read_plain(self, request: PlainRequest, *, now: float, request_id: str) -> RequestFacts:
-        """As :meth:`read`; what was found out about the same head of the same client is not found out again."""
+        """As :meth:`read`; what was found out about the same request of the same client is not found out again."""
         known = request.known
         if known is None:
             return self.read(request, now=now, request_id=request_id)
-        whose = (self, request.remote, request.secure)
+        whose = (self, request.remote, request.secure, request.method, request.raw_path)
         if known.facts_of == whose:
             return _new(RequestFacts, (*known.facts, request.headers, request_id, now))
         facts = self.read(request, now=now, request_id=request_id)

@@ -287,7 +287,13 @@ class Guard:
         self._retired.remove(generation)
         # Nobody else will remember anything for it: its last request has ended.
         forget_heads()
-        await generation.close()
+        closing = asyncio.ensure_future(generation.close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            # The guard stops: what was begun is brought to its end, since nobody else knows of it.
+            await closing
+            raise
         asyncio.get_running_loop().call_soon(_collect)
 
     def render_metrics(self) -> bytes:
