@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zeta_guard.config.limits import Limits
-from zeta_guard.http import plain_request
+from zeta_guard.http import header_line, plain_request
 from zeta_guard.http.plain_request import PlainHead, PlainRequest, read_plain_head, remember_head
 from zeta_guard.runtime.request_head import check_request_head
 
@@ -479,18 +479,18 @@ def heads(line: bytes) -> bytes:
 @pytest.mark.parametrize("name", [b"Authorization", b"DPoP", b"PoPP", b"popp", b"Cookie", b"Proxy-Authorization"])
 def test_secrets_are_not_among_the_remembered_lines(name: bytes) -> None:
     assert read_plain_head(heads(name + b": sesame-4711"), LIMITS) is not None
-    assert not any(b"sesame-4711" in line for line in plain_request._lines)
+    assert not any(b"sesame-4711" in line for line in header_line.known_lines)
 
 
 def test_what_clients_invent_does_not_fill_the_memory() -> None:
-    for number in range(3 * plain_request._MOST_LINES):
+    for number in range(3 * header_line._MOST_LINES):
         assert read_plain_head(heads(b"X-%d: %d" % (number, number)), LIMITS) is not None
-        assert len(plain_request._lines) <= plain_request._MOST_LINES
-        assert len(plain_request._names) <= plain_request._MOST_NAMES
+        assert len(header_line.known_lines) <= header_line._MOST_LINES
+        assert len(header_line._names) <= header_line._MOST_NAMES
     for line in (b"X-A: " + b"a" * 200, b"X-" + b"a" * 70 + b": 1"):
         assert read_plain_head(heads(line), LIMITS) is not None
-    assert max(map(len, plain_request._lines)) <= plain_request._LONGEST_LINE
-    assert max(map(len, plain_request._names)) <= plain_request._LONGEST_NAME
+    assert max(map(len, header_line.known_lines)) <= header_line._LONGEST_LINE
+    assert max(map(len, header_line._names)) <= header_line._LONGEST_NAME
 
 
 def test_remembered_lines_read_the_same_as_new_ones(loop: asyncio.AbstractEventLoop) -> None:

@@ -15,9 +15,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aiohttp import HttpVersion11, web
 from aiohttp.http import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from multidict import CIMultiDict, CIMultiDictProxy, istr
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from zeta_guard.http.plain_lines import FIELD_BYTES, FIELD_NAME, MOST_DIGITS, split_lines
+from zeta_guard.http.header_line import (
+    CONNECTION,
+    HOST,
+    LENGTH,
+    OTHER,
+    POPP,
+    PRIVATE,
+    PROOF,
+    Line,
+    known_lines,
+    known_tokens,
+    read_line,
+)
+from zeta_guard.http.plain_lines import MOST_DIGITS, split_lines
 from zeta_guard.recent import Recent
 
 if TYPE_CHECKING:
@@ -33,83 +46,6 @@ _VISIBLE: Final = bytes(range(33, 127))
 
 # What the constructor of a named tuple does, without its call of Python code.
 _new: Final = tuple.__new__
-
-# What a line means for the reading of the head; each of these may stand there once.
-_HOST: Final = 1
-_LENGTH: Final = 2
-_CONNECTION: Final = 4
-_TYPE: Final = 8
-_AUTHORIZATION: Final = 16
-_PROOF: Final = 2048
-_POPP: Final = 4096
-_PRIVATE: Final = 8192 | 16_384
-"""Secrets that are nobody's business here."""
-_OTHER: Final = 1 << 30
-"""Left to the parser."""
-_MARKS: Final = {
-    b"host": _HOST,
-    b"content-length": _LENGTH,
-    b"connection": _CONNECTION,
-    b"content-type": _TYPE,
-    b"authorization": _AUTHORIZATION,
-    b"transfer-encoding": _OTHER,
-    b"upgrade": _OTHER,
-    b"expect": _OTHER,
-    b"proxy-connection": _OTHER,
-    # The parser takes these once, too.
-    b"user-agent": 32,
-    b"content-location": 64,
-    b"content-range": 128,
-    b"etag": 256,
-    b"max-forwards": 512,
-    b"server": 1024,
-    # Twice is an error that others word, or so rare that the parser may have it.
-    b"dpop": _PROOF,
-    b"popp": _POPP,
-    b"cookie": 8192,
-    b"proxy-authorization": 16_384,
-}
-
-# Lines that clients repeat are remembered; secrets are not among them.
-_SECRET: Final = _AUTHORIZATION | _PROOF | _POPP | _PRIVATE
-_MOST_LINES: Final = 4096
-_LONGEST_LINE: Final = 128
-
-
-class HeaderName:
-    """The name of a header as clients spell it. ``treatment`` is for whoever forwards it to remember what is done with it."""
-
-    __slots__ = ("mark", "secret", "text", "treatment")
-
-    def __init__(self, name: bytes) -> None:
-        lower = name.lower()
-        self.text = istr(name.decode("ascii"))
-        self.mark = _MARKS.get(lower, 0)
-        self.secret = bool(self.mark & _SECRET)
-        self.treatment = -1
-        """-1: not known yet."""
-
-
-class Line:
-    """A header line, read. ``kept`` is for whoever forwards it to remember what of it passes."""
-
-    __slots__ = ("field", "kept", "mark", "name", "pair")
-
-    def __init__(self, name: bytes, value: bytes, known: HeaderName) -> None:
-        self.pair = (name, value)
-        self.field = (known.text, value.decode("ascii"))
-        self.name = known
-        self.mark = known.mark
-        self.kept = b""
-
-
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64
-_names: dict[bytes, HeaderName] = {}
-_lines: dict[bytes, Line] = {}
-_LONGEST_TOKEN: Final = 2048
-_tokens: Recent[bytes, Line] = Recent(1024)
-
 
 # The lines of the proof and of the PoPP token as clients spell them; their values are what differs between two requests.
 _PROOFS: Final = (b"\r\ndpop: ", b"\r\nDPoP: ")
@@ -256,24 +192,24 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
     keep_alive = True
     fields: list[tuple[str, str]] = []
     read: list[Line] = []
-    known = _lines
+    known = known_lines
     del lines[0]
     for text in lines:
-        line = known.get(text) or _tokens.get(text) or _read_line(text)
+        line = known.get(text) or known_tokens.get(text) or read_line(text)
         if line is None:
             return None
         mark = line.mark
         if mark:
-            if mark & seen or mark is _OTHER:
+            if mark & seen or mark is OTHER:
                 return None
             seen |= mark
-            if mark is _CONNECTION:
+            if mark is CONNECTION:
                 option = line.pair[1].lower()
                 if option == b"close":
                     keep_alive = False
                 elif option != b"keep-alive":
                     return None
-            elif mark is _LENGTH:
+            elif mark is LENGTH:
                 digits = line.pair[1]
                 if not digits.isdigit() or len(digits) > MOST_DIGITS:
                     return None
@@ -282,10 +218,10 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
                     return None
         fields.append(line.field)
         read.append(line)
-    if not seen & _HOST or (body is None and len(data) != end + 4):
+    if not seen & HOST or (body is None and len(data) != end + 4):
         return None
     headers = CIMultiDictProxy(CIMultiDict(fields))
-    if body is not None or seen & _PRIVATE:
+    if body is not None or seen & PRIVATE:
         rest = b""
     return _new(PlainHead, (*first, headers, read, body, keep_alive, rest, None, b"", b""))
 
@@ -326,44 +262,17 @@ def remember_head(request: PlainRequest, limits: Limits) -> None:
     if not 0 < len(rest) <= _LONGEST_REST:
         return
     marks = [line.mark for line in request.lines]
-    popp_place = marks.index(_POPP) if _POPP in marks else -1
+    popp_place = marks.index(POPP) if POPP in marks else -1
     if popp_place >= 0 and not any(name + b"\r\n" in rest for name in _POPPS):
         # From now on it is looked for and cut out. It is somebody's health, and never kept.
         _custom.popp = True
-    elif _PROOF in marks:
-        _known.put(rest, KnownHead(request, marks.index(_PROOF), popp_place, limits))
+    elif PROOF in marks:
+        _known.put(rest, KnownHead(request, marks.index(PROOF), popp_place, limits))
 
 
 def forget_heads() -> None:
     """Forget all heads, and with them the configuration for which something was found out about them."""
     _known.clear()
-
-
-def _read_line(text: bytes) -> Line | None:
-    name, colon, value = text.partition(b":")
-    known = _names.get(name)
-    if known is None:
-        if not colon or not FIELD_NAME.fullmatch(name):
-            return None
-        known = HeaderName(name)
-        if len(name) <= _LONGEST_NAME:
-            if len(_names) >= _MOST_NAMES:
-                _names.clear()
-            _names[name] = known
-    elif not colon:
-        return None
-    if value.translate(None, FIELD_BYTES):
-        return None
-    line = Line(name, value.strip(b" \t"), known)
-    if known.mark is _AUTHORIZATION:
-        # The same token again and again: its text is one object then, and what was found out about it is found by that.
-        if len(text) <= _LONGEST_TOKEN:
-            _tokens.put(text, line)
-    elif len(text) <= _LONGEST_LINE and not known.secret:
-        if len(_lines) >= _MOST_LINES:
-            _lines.clear()
-        _lines[text] = line
-    return line
 
 
 class PlainRequest(web.BaseRequest):
@@ -393,7 +302,7 @@ class PlainRequest(web.BaseRequest):
             self.method,
             self.raw_path,
             self.headers,
-            self._lines,
+            self.known_lines,
             self.body,
             self.keep_alive,
             self.rest,
@@ -419,12 +328,12 @@ class PlainRequest(web.BaseRequest):
             # They are those of an earlier request until somebody asks.
             known = self.known
             assert known is not None
-            lines = self._lines = self._lines.copy()
+            lines = self.known_lines = self.known_lines.copy()
             for place, value in ((known.proof_place, self._proof), (known.popp_place, self._popp)):
                 if value:
                     lines[place] = Line(lines[place].pair[0], value, lines[place].name)
             self._proof = b""
-        return self._lines
+        return self.known_lines
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
