@@ -125,8 +125,8 @@ class _Conclusion(NamedTuple):
 
     check: AccessCheck
     token: AccessToken
+    method: str
     target: str
-    """Made with the method in one reading of the first line: the object stands for both."""
     address: IPAddress | None
     holder: Holder
     fingerprint: bytes
@@ -218,6 +218,7 @@ class AccessCheck:
             before is None
             or before.check is not self
             or before.token is not token
+            or before.method is not facts.method
             or before.target is not facts.target
             or before.address is not facts.client_address
         ):
@@ -229,11 +230,11 @@ class AccessCheck:
             key = begin_key(PROOF_KIND, proof.jkt)
             before = _new(
                 _Conclusion,
-                (self, token, facts.target, facts.client_address, holder, fingerprint, key),
+                (self, token, facts.method, facts.target, facts.client_address, holder, fingerprint, key),
             )
             if known is not None:
                 known.conclusion = before
-        _, _, _, _, holder, fingerprint, key = before
+        _, _, _, _, _, holder, fingerprint, key = before
         popp = None
         if route.rule.popp is not None:
             checked = self._popp.check(facts.headers.getall("PoPP", ()), route.rule.popp, token, now=facts.now)

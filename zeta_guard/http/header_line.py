@@ -87,6 +87,7 @@ known_tokens: Recent[bytes, Line] = Recent(1024)
 
 
 def read_line(text: bytes) -> Line | None:
+    """The line, remembered where clients repeat it; None when it is of no plain form."""
     name, colon, value = text.partition(b":")
     known = _names.get(name)
     if known is None:

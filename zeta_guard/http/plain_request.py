@@ -169,11 +169,12 @@ def read_plain_head(data: bytes, limits: Limits) -> PlainHead | None:
                     and (popp == b"") is (before.popp_place < 0)
                     and not (proof + popp).translate(None, _JWS_BYTES)
                 ):
-                    if data[:line_end] != before.first:
-                        first = _read_first(data[:line_end], limits)
+                    request_line = data[:line_end]
+                    if request_line != before.first:
+                        first = _read_first(request_line, limits)
                         if first is None:
                             return None
-                        before.first = data[:line_end]
+                        before.first = request_line
                         before.method, before.target = first
                     return _repeated(before, proof, popp)
     else:
@@ -302,7 +303,7 @@ class PlainRequest(web.BaseRequest):
             self.method,
             self.raw_path,
             self.headers,
-            self.known_lines,
+            self._lines,
             self.body,
             self.keep_alive,
             self.rest,
@@ -328,12 +329,12 @@ class PlainRequest(web.BaseRequest):
             # They are those of an earlier request until somebody asks.
             known = self.known
             assert known is not None
-            lines = self.known_lines = self.known_lines.copy()
+            lines = self._lines = self._lines.copy()
             for place, value in ((known.proof_place, self._proof), (known.popp_place, self._popp)):
                 if value:
                     lines[place] = Line(lines[place].pair[0], value, lines[place].name)
             self._proof = b""
-        return self.known_lines
+        return self._lines
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from zeta_guard.authorization_server.asking import ask_policy
 from zeta_guard.authorization_server.audience import Audiences
@@ -71,6 +72,9 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     statement = _statement(deps, assertion, nonce, now)
     charges.owe(f"client:{client.client_id}", config.rate_limits.token_per_client)
 
+    spend_on = partial(
+        spend, deps.store, facts=request.facts, events=deps.events, client_id=client.client_id, charges=charges
+    )
     session = found.session
     claims = _claims(deps, request, assertion, proof, nonce, statement)
     subjects: tuple[str, ...] = (
@@ -79,15 +83,7 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
     )
     if session is None or session.client_id != client.client_id or session.jkt != proof.jkt:
         # Why it is gone, the block says, if there is one.
-        await spend(
-            deps.store,
-            claims,
-            subjects,
-            facts=request.facts,
-            events=deps.events,
-            client_id=client.client_id,
-            charges=charges,
-        )
+        await spend_on(claims, subjects)
         raise _gone()
     content = deps.sealer.open(session)
     statement = statement or content.statement
@@ -99,29 +95,13 @@ async def _refresh(deps: Dependencies, request: FormRequest, charges: Charges) -
 
     if presented.jti != session.refresh_jti:
         # It was rotated before. The successor is answered again or the session ends; nothing new is granted.
-        await spend(
-            deps.store,
-            claims,
-            subjects,
-            facts=request.facts,
-            events=deps.events,
-            client_id=client.client_id,
-            charges=charges,
-        )
+        await spend_on(claims, subjects)
         return await _answer_again(deps, request, session, presented)
 
     known = found.cached if leaf == certificate.fingerprint else None
     identity = await _prove_again(deps, session, certificate, institution, charges, known, now)
     deps.leaves.put(client.client_id, certificate.fingerprint)
-    await spend(
-        deps.store,
-        claims,
-        subjects,
-        facts=request.facts,
-        events=deps.events,
-        client_id=client.client_id,
-        charges=charges,
-    )
+    await spend_on(claims, subjects)
     permission = await _ask_again(deps, request, session, content, identity, institution, statement, scopes)
 
     audience = _within(permission.audience, content)
